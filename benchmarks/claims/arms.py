@@ -13,6 +13,7 @@ from typing import Literal
 ROOT = Path(__file__).parents[2]
 STARTS = {"habits": "qwen3_vl_scenes", "able": "qwen3_vl_scenes_able"}
 """Name of a start -> its folder in recipes/tiny. "habits" stops early and draws boxes too large; "able" does not."""
+Task = Literal["detection", "counting"]
 EASY, STRICT = "[[0.5,0.5,0.75]]", "[[0.75,0.75,0.9]]"
 BOTH = "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"
 
@@ -30,6 +31,7 @@ class Arm:
         variables: settings of the recipe (recipes/settings.sh).
         overrides: settings of verl.
         seeds: number of seeds.
+        task: what it is trained and evaluated on.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Arm:
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     overrides: tuple[str, ...] = ()
     seeds: int = 3
+    task: Task = "detection"
 
     @property
     def model_dir(self) -> Path:
@@ -73,11 +76,13 @@ class Claim:
         sentence: its text.
         contrasts: it holds if all of these do.
         baseline: the arm with which the others of its table are compared.
+        task: what its arms are evaluated on.
     """
 
     sentence: str
     contrasts: tuple[Contrast, ...]
     baseline: str = "rl"
+    task: Task = "detection"
 
 
 CLAIMS = {
@@ -131,10 +136,31 @@ CLAIMS = {
             Contrast(arm="recall-alone", baseline="rl", expected="lower"),
         ),
     ),
+    "counting": Claim(
+        sentence="A count is learned better if near misses earn something",
+        contrasts=(
+            Contrast(arm="count-fuzzy", baseline="count-exact", metric="exact"),
+            Contrast(arm="count-both", baseline="count-exact", metric="exact"),
+        ),
+        baseline="count-start",
+        task="counting",
+    ),
+    "kl": Claim(
+        sentence="A KL penalty costs accuracy in a run of this length",
+        contrasts=(Contrast(arm="rl", baseline="kl-.04"), Contrast(arm="rl", baseline="kl-.2")),
+    ),
+    "groups": Claim(
+        sentence="Larger groups help, with as many answers a step",
+        contrasts=(Contrast(arm="rl", baseline="groups-4"), Contrast(arm="groups-16", baseline="rl")),
+    ),
+    "dynamic": Claim(
+        sentence="Dynamic sampling helps: groups of equal rewards are replaced",
+        contrasts=(Contrast(arm="dynamic", baseline="rl"),),
+    ),
 }
 """The claims that the study tests."""
 
-_FROM_HABITS = tuple(name for name in CLAIMS if not name.endswith("-able"))
+_FROM_HABITS = tuple(name for name, claim in CLAIMS.items() if claim.task == "detection" and "-able" not in name)
 _FROM_ABLE = ("rl-vs-able", "rl-vs-sft", "schedule-able")
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # enough tokens for a flood of boxes
@@ -151,6 +177,13 @@ def _released(reward: str, shows: str) -> Arm:
         variables={**_LONG, "WEIGHTS": _WEIGHTED.format(1, 0, 0)},
         overrides=(_CRITERION.format(f"released_{reward}", Path(__file__).with_name("released_rewards.py")),),
     )
+
+
+def _counting(name: str, shows: str, exact: int, near: int) -> Arm:
+    """Build an arm that counts: format and these weights."""
+    weights = f"{{format:0.5,exact:{exact},near:{near}}}"
+    variables = {"TASK": "counting", "MAX_RESPONSE": "140", "TEST_FREQ": "22", "WEIGHTS": weights}
+    return Arm(name=f"count-{name}", shows=shows, claims=("counting",), variables=variables, task="counting")
 
 
 ARMS = (
@@ -234,4 +267,24 @@ ARMS = (
     _released("ap", "od_ap and format, as VLM-R1 released it"),
     _released("od_length", "odLength and format, as VLM-R1 released it"),
     _released("weighted_sum", "weighted_sum and format, as VLM-R1 released it"),
+    # Counting: how many objects of one category, 0 to 4
+    Arm(name="count-start", shows="the start", claims=("counting",), method="none", seeds=1, task="counting"),
+    _counting("exact", "exact count alone", 1, 0),
+    _counting("fuzzy", "nearness alone (CrowdVLM-R1)", 0, 1),
+    _counting("both", "both, the default of `counting-list`", 1, 1),
+    # What to set first; every arm trains on 256 answers a step
+    *(
+        Arm(name=f"kl-{coef}", shows=f"KL penalty {coef}", claims=("kl",), variables={"KL_COEF": coef})
+        for coef in (".04", ".2")
+    ),
+    *(
+        Arm(
+            name=f"groups-{size}", shows=f"{prompts} groups of {size}", claims=("groups",),
+            variables={"ROLLOUT_N": str(size), "TRAIN_BATCH": str(prompts)},
+        )
+        for size, prompts in ((4, 64), (16, 16))
+    ),
+    Arm(
+        name="dynamic", shows="dynamic sampling", claims=("dynamic",), variables={"FILTER_GROUPS": "reward"},
+    ),
 )  # fmt: skip

@@ -22,7 +22,8 @@ from sets import SETS
 from study import PUBLISHED, RESULTS
 
 IN_DOMAIN: tuple[str, ...] = ("in_domain",)
-OUT_OF_DOMAIN = tuple(each.name for each in SETS if each.name != "in_domain")
+OUT_OF_DOMAIN = tuple(each.name for each in SETS if each.task == "detection" and each.name != "in_domain")
+COUNTS: tuple[str, ...] = ("counts",)
 COLUMNS = (
     ("F1", "f1_50"),
     ("mean IoU", "iou_mean"),
@@ -30,6 +31,7 @@ COLUMNS = (
     ("AP75", "AP75"),
     ("boxes/object", "boxes_per_target"),
 )
+COUNT_COLUMNS = (("accuracy", "exact"), ("nearness", "near"), ("format", "format"))
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -37,13 +39,13 @@ COLUMNS = (
 
 def judge_contrast(contrast: Contrast) -> tuple[str, str]:
     """Return a line about a contrast, and its verdict: "holds", "does not hold" or "not decided"."""
-    sets = IN_DOMAIN if contrast.sets == "in" else OUT_OF_DOMAIN
+    sets = COUNTS if contrast.metric == "exact" else IN_DOMAIN if contrast.sets == "in" else OUT_OF_DOMAIN
     found = difference(contrast.arm, contrast.baseline, contrast.metric, sets)
     sign = 1 if contrast.expected == "higher" else -1
     low, high = sorted((sign * found.low, sign * found.high))
     word = "holds" if low > 0 else "does not hold" if high < 0 else "not decided"
     where = "in domain" if contrast.sets == "in" else "out of domain"
-    name = {key: label for label, key in COLUMNS}.get(contrast.metric, contrast.metric)
+    name = {key: label for label, key in COLUMNS + COUNT_COLUMNS}.get(contrast.metric, contrast.metric)
     return f"* {word}: {contrast.arm} against {contrast.baseline}, {name} {where}: {found}", word
 
 
@@ -86,6 +88,20 @@ def table(arms: Sequence[Arm], baseline: str) -> str:
     return "\n".join(lines)
 
 
+def count_table(arms: Sequence[Arm], baseline: str) -> str:
+    """Write a Markdown table of arms that count: means, and accuracy against the baseline."""
+    lines = ["| arm | seeds | " + " | ".join(label for label, _ in COUNT_COLUMNS) + f" | accuracy against {baseline} |"]
+    lines.append("|---" * (len(COUNT_COLUMNS) + 3) + "|")
+    for arm in arms:
+        if seeds_of(arm.name):
+            cells = [cell(arm.name, key, COUNTS) for _, key in COUNT_COLUMNS]
+            against = "" if arm.name == baseline else str(difference(arm.name, baseline, "exact", COUNTS))
+            lines.append(
+                f"| `{arm.name}`: {arm.shows} | {len(seeds_of(arm.name))} | " + " | ".join([*cells, against]) + " |"
+            )
+    return "\n".join(lines)
+
+
 def cell(arm: str, metric: str, sets: tuple[str, ...]) -> str:
     """Format a mean for a table; empty if the arm was not evaluated on the sets."""
     return f"{mean_of(arm, metric, sets):.3f}" if is_evaluated(arm, sets) else ""
@@ -95,7 +111,7 @@ def sets_table(arms: Sequence[Arm]) -> str:
     """Write a Markdown table of F1 on each held-out set."""
     lines = ["| set | differs from training by | " + " | ".join(f"`{arm.name}`" for arm in arms) + " |"]
     lines.append("|---" * (len(arms) + 2) + "|")
-    for each in SETS:
+    for each in (each for each in SETS if each.task == "detection"):
         cells = [cell(arm.name, "f1_50", (each.name,)) for arm in arms]
         lines.append(f"| {each.name} ({each.n_scenes}) | {each.differs or 'nothing'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -108,7 +124,11 @@ def page(figures: Sequence[str]) -> str:
     for key, claim in CLAIMS.items():
         arms = [arm for arm in ARMS if key in arm.claims]
         parts += [f"## {claim.sentence}", "", verdict(claim), ""]
-        parts += [table(arms, claim.baseline), ""] if has_own_runs(key) else []
+        parts += (
+            [(count_table if claim.task == "counting" else table)(arms, claim.baseline), ""]
+            if has_own_runs(key)
+            else []
+        )
         if key in figures:
             parts += [f"![{claim.sentence}]({key}.png)", ""]
     shown = {"rl-vs-start", "rl-vs-able", "rl-vs-sft"}
@@ -195,7 +215,7 @@ def draw_curves(claim: str, folder: Path) -> bool:
     import matplotlib.pyplot as plt
 
     arms = [arm for arm in ARMS if claim in arm.claims and arm.method == "rl" and seeds_of(arm.name)]
-    if not arms or not has_own_runs(claim):
+    if not arms or not has_own_runs(claim) or CLAIMS[claim].task == "counting":
         return False
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, (label, key) in zip(
@@ -237,7 +257,7 @@ def alarms_table() -> str:
 def ranking() -> str:
     """Write a Markdown table: which reward orders all models evaluated in domain as AP does."""
     runs = [(arm.name, i, record_of(arm.name, seed)) for arm in ARMS for i, seed in enumerate(seeds_of(arm.name))]
-    known = [(name, i, record) for name, i, record in runs if "rewards" in record]
+    known = [(name, i, record) for name, i, record in runs if record.get("rewards")]
     return ranking_table([r for _, _, r in known], [numbers_of(name, "AP", IN_DOMAIN)[i][0] for name, i, _ in known])
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import typer
 from arms import ARMS, CLAIMS, ROOT, Arm
 from rewards import mean_rewards
-from sets import SETS, draw
+from sets import COUNTS_TRAIN, SETS, draw
 
 from verl_visionr1.evaluation.records import Evaluation, load
 from verl_visionr1.tools.runs.steps import read_steps
@@ -40,11 +40,13 @@ MAX_TOKENS = 160
 """Limit of a held-out answer: enough for seven labelled boxes."""
 PROMPT_METRICS = ("reward", "format", "recall", "precision", "f1_50", "iou_mean", "boxes_per_target")
 """Numbers that are saved for each held-out prompt; the reward and its criteria use the strict thresholds."""
+COUNT_METRICS = ("reward", "format", "exact", "near")
+"""The same for counting."""
 AP_METRICS = ("AP", "AP50", "AP75")
 RESAMPLES = 500
 
 
-def train(arm: Arm, seed: int, run_dir: Path) -> Path:
+def train(arm: Arm, seed: int, run_dir: Path, sets_dir: Path) -> Path:
     """Train an arm, or resume its training.
 
     Returns:
@@ -59,6 +61,9 @@ def train(arm: Arm, seed: int, run_dir: Path) -> Path:
         "RUN_DIR": str(run_dir),
         "MODEL_PATH": str(arm.model_dir),
     }
+    if arm.task == "counting":
+        files = (str(draw(each, sets_dir)) for each in (COUNTS_TRAIN, SETS[-1]))
+        settings |= dict(zip(("TRAIN_FILES", "VAL_FILES"), files, strict=True))
     if arm.method == "rl":
         subprocess.run(["bash", RECIPE, *arm.overrides], check=True, env=settings)
     else:
@@ -71,7 +76,8 @@ def train(arm: Arm, seed: int, run_dir: Path) -> Path:
 def evaluate(model: Path, sets: Sequence[Path], out: Path) -> Evaluation:
     """Answer all held-out sets greedily by `visionr1 eval`, and return its report."""
     command = ["visionr1", "eval", model, *sets, "--out", out, "--max-tokens", str(MAX_TOKENS)]
-    subprocess.run([*command, "--resamples", str(RESAMPLES)], check=True, stdout=subprocess.PIPE)
+    command += ["--route", "counting=counting-list", "--resamples", str(RESAMPLES)]
+    subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return load(out / "report.json")
 
 
@@ -85,12 +91,11 @@ def keep(arm: Arm, seed: int, minutes: float | None, run_dir: Path, evaluation: 
     for section in evaluation.sections:
         name = section.source.removeprefix("claims/")
         of_set = sorted(rows[section.source], key=lambda row: row.row)
-        numbers = {
-            key: [row.reward if key == "reward" else row.judged[key] for row in of_set] for key in PROMPT_METRICS
-        }
+        keys = COUNT_METRICS if arm.task == "counting" else PROMPT_METRICS
+        numbers = {key: [row.reward if key == "reward" else row.judged[key] for row in of_set] for key in keys}
         means[name] = {key: round(float(np.mean(values)), 5) for key, values in numbers.items()}
         arrays |= {f"{name}/{key}": np.array(values, dtype=np.float16) for key, values in numbers.items()}
-        for key in AP_METRICS:
+        for key in () if arm.task == "counting" else AP_METRICS:
             means[name][key] = round(float(section.estimates[key].value or 0.0), 5)
             arrays[f"{name}/{key}"] = np.array(section.draws[key], dtype=np.float16)
     record = {
@@ -103,7 +108,9 @@ def keep(arm: Arm, seed: int, minutes: float | None, run_dir: Path, evaluation: 
         "minutes": minutes,
         "made_with": evaluation.made_with,
         "held_out": means,
-        "rewards": mean_rewards(run_dir / "held_out" / "predictions.jsonl", "claims/in_domain"),
+        "rewards": mean_rewards(run_dir / "held_out" / "predictions.jsonl", "claims/in_domain")
+        if arm.task == "detection"
+        else {},
         "curve": read_curve(run_dir) if arm.method == "rl" else [],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -127,11 +134,12 @@ def is_finished(arm: Arm, seed: int) -> bool:
     return (RESULTS / f"{arm.name}_{seed}.json").is_file()
 
 
-def run(arm: Arm, seed: int, out: Path, sets: Sequence[Path]) -> None:
+def run(arm: Arm, seed: int, out: Path) -> None:
     """Train, evaluate, keep the numbers, and delete the checkpoints."""
+    sets = [draw(each, out / "sets") for each in SETS if each.task == arm.task]
     run_dir = out / arm.name / f"seed_{seed}"
     is_new, started = not run_dir.exists(), time.monotonic()
-    model = train(arm, seed, run_dir)
+    model = train(arm, seed, run_dir, out / "sets")
     minutes = round((time.monotonic() - started) / 60, 2) if is_new else None  # unknown for an interrupted run
     keep(arm, seed, minutes, run_dir, evaluate(model, sets, run_dir / "held_out"))
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
@@ -166,7 +174,6 @@ def main(
         for arm, seed in runs:
             typer.echo(f"{'finished' if is_finished(arm, seed) else 'left':9} {arm.name} {seed}: {arm.shows}")
         return
-    sets = [draw(held_out, out / "sets") for held_out in SETS]
     left = [each for each in runs if not is_finished(*each)]
     started = time.monotonic()
     for n_done, (arm, seed) in enumerate(left):
@@ -176,7 +183,7 @@ def main(
             else ""
         )
         typer.echo(f"run {n_done + 1} of {len(left)}: {arm.name}, seed {seed} ({arm.shows}){pace}")
-        run(arm, seed, out, sets)
+        run(arm, seed, out)
     typer.echo(f"{len(runs)} runs are in {RESULTS}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import typer
 
@@ -70,6 +71,13 @@ def test_sets_are_drawn_alike_every_time_and_differ_as_they_say(tmp_path: Path) 
         assert drawn[0] == drawn[1]
         counts = np.bincount([a["image_id"] for a in drawn[0]["annotations"]])
         assert {*counts[counts > 0]} <= n_objects
+
+
+def test_counts_are_equally_frequent() -> None:
+    counts = [0, 1, 1, 4, 2, 3, 1, 2, 6, 0, 3, 4]
+    truths = [{"ground_truth": json.dumps({"count": count})} for count in counts]
+    table = pa.table({"reward_model": truths, "row": [*range(len(counts))]})
+    assert sets.balance(table)["row"].to_pylist() == [0, 1, 2, 3, 4, 5, 7, 9, 10, 11]
 
 
 def keep(folder: Path, arm: str, seed: int, numbers: Mapping[str, np.ndarray]) -> None:
@@ -141,6 +149,11 @@ def test_there_is_a_gamed_run_and_a_healthy_one() -> None:
     }
     assert damaged["recall-alone-single_1"] is not None
     assert damaged["rl_1"] is None
+
+
+def test_no_threshold_is_lowered_for_size_on_these_scenes() -> None:
+    kept = [json.loads(file.read_text()).get("rewards") for file in study.RESULTS.glob("*.json")]
+    assert all(each["visionr1"] == each["visionr1-size-aware"] for each in kept if each)
 
 
 def test_readme_shows_the_present_results() -> None:
