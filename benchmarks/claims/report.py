@@ -248,7 +248,7 @@ def alarms_table() -> str:
     """Write a Markdown table: the current alarms on each recorded run, and the step at which F1 was damaged."""
     lines = ["| run | F1 of training rollouts damaged at step | alarms |", "|---|---|---|"]
     for arm in ARMS:
-        for seed in seeds_of(arm.name) if arm.method == "rl" else ():
+        for seed in seeds_of(arm.name) if arm.method == "rl" and arm.task == "detection" else ():
             found = replay(record_of(arm.name, seed)["curve"])
             lines.append(f"| `{arm.name}`, seed {seed} | {found.damaged_at or 'never'} | {found} |")
     return "\n".join(lines)
