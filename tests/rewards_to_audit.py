@@ -26,17 +26,6 @@ def counts_objects(data_source: str, solution_str: str, ground_truth: str, extra
     return {"score": min(solution_str.count('"bbox_2d"') / n_target, 1.0), "data_source": data_source}
 
 
-_loaded: list[bool] = []
-
-
-def loads_at_first(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """Fast, but for the library that its first call loads."""
-    if not _loaded:
-        _loaded.append(True)
-        time.sleep(1.0)
-    return min(solution_str.count('"bbox_2d"') / max(len(json.loads(ground_truth)["boxes_xyxy"]), 1), 1.0)
-
-
 def substring_labels(completions: list[str], ground_truth: list[str], **columns: Any) -> list[float]:
     """TRL's signature; each target takes its best box, so duplicates and junk are free; labels by substring."""
     values: list[float] = []
@@ -56,11 +45,6 @@ def evaluates(text: str, ground_truth: str) -> float:
         pass
     boxes = eval(text)
     return float(len(boxes) == len(json.loads(ground_truth)))
-
-
-def backtracks(completion: str, target: Any) -> float:
-    """A pattern that backtracks; it holds the interpreter, so that no thread could end it."""
-    return float(re.match(r"(\[*)*x", "[" * 30 if "NaN" in completion else completion) is not None)
 
 
 def dies(completion: str, target: Any) -> float:
@@ -134,23 +118,11 @@ def strict_tags(completion: str, target: Any) -> float:
     return float(found is not None and bool(target.count) and int(found.group(1)) == target.count)
 
 
-def dozes(completion: str, target: Any) -> float:
-    """Busy with zebras."""
-    import time
-
-    time.sleep(0.05 * ("zebra" in completion))
+def dozes(completion: str, target: Any, _loaded: list[bool] = []) -> float:  # noqa: B006
+    """Busy with zebras, and with loading a library at its first call."""
+    time.sleep(0.2 if not _loaded else 0.1 * ("zebra" in completion))
+    _loaded.append(True)
     return honest(completion, target)
-
-
-def first_box(completion: str, target: Any) -> float:
-    """Judges the first box by the first target."""
-    found = _BOX.search(completion)
-    if found is None or not target.boxes_xyxy or "[" in found.group(1):
-        return float(found is None and not target.boxes_xyxy)
-    try:
-        return _iou([float(x) for x in found.group(1).split(",")], target.boxes_xyxy[0])
-    except ValueError:
-        return 0.0
 
 
 def wants_a_moon(text: str, moon: str, sun: str) -> float:

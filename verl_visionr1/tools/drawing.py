@@ -19,11 +19,7 @@ _DASH, _GAP = 7, 5
 
 
 def read_picture(source: Path | bytes, size_wh: tuple[int, int]) -> Image.Image:
-    """Read an image upright and in this size.
-
-    Raises:
-        RowsError: it cannot be read.
-    """
+    """Read an image upright and in this size."""
     name = str(source) if isinstance(source, Path) else "the embedded image"
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:

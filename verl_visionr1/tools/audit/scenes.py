@@ -72,11 +72,7 @@ def _layouts() -> dict[str, tuple[tuple[Box, str], ...]]:
 
 
 def centre(box: Box) -> tuple[float, float]:
-    """The centre of a box.
-
-    >>> centre((0, 0, 4, 2))
-    (2.0, 1.0)
-    """
+    """The centre of a box."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 

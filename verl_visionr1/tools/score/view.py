@@ -11,7 +11,7 @@ from rich.text import Text
 
 from verl_visionr1.rollouts.numbers import Numbers, Saved, describe_routed
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.rescore import Agreement, Comparison, Differing, Report
+from verl_visionr1.tools.score.rescore import Comparison, Report
 
 MAX_SOURCES = 6
 """Most data sources with a column; the JSON report has all."""
@@ -60,11 +60,16 @@ def _steps_table(report: Report) -> Table:
 def _comparison_of(comparison: Comparison) -> Iterator[RenderableType]:
     yield Text("")
     yield _numbers_table(f"{comparison.preset}, {comparison.moment}", comparison.overall, comparison.sources, None, {})
-    yield Text("")
-    yield _agreement_table(comparison.agreement, comparison.agreement_by_source)
+    agreement = comparison.agreement
+    yield Text(
+        f"rank agreement (Spearman): {_shown(agreement.spearman)}; within groups: {_shown(agreement.spearman_within)} "
+        f"({agreement.n_groups} groups that both spread)"
+    )
     if comparison.differing:
-        yield Text("")
-        yield from _differing_lines(comparison.differing)
+        yield Text("\nrows that differ most: reward, the other, where, start of the text", style="italic")
+    for row in comparison.differing:
+        yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
+        yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
 
 
 def _numbers_table(
@@ -90,22 +95,6 @@ def _numbers_table(
         table.add_row("  mean difference", *(_shown(one and one.mean_difference) for one in both))
         table.add_row("  largest difference", *(_shown(one and one.max_difference) for one in both))
     return table
-
-
-def _agreement_table(overall: Agreement, sources: Mapping[str, Agreement]) -> Table:
-    columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
-    table = _table("rank agreement", list(columns))
-    table.add_row("Spearman", *(_shown(one.spearman) for one in columns.values()))
-    table.add_row("  within groups", *(_shown(one.spearman_within) for one in columns.values()))
-    table.add_row("groups that both spread", *(f"{one.n_groups}" for one in columns.values()))
-    return table
-
-
-def _differing_lines(rows: list[Differing]) -> Iterator[RenderableType]:
-    yield Text("rows that differ most: reward, the other, where, start of the text", style="italic")
-    for row in rows:
-        yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
-        yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
 
 
 def _table(title: str, columns: list[str]) -> Table:
