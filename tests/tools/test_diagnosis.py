@@ -57,7 +57,7 @@ FAILURES = {  # the answer -> how the cause begins
     "half the threshold": (said(((200, 100, 410, 400), "cat"), (DOG, "dog")), "below the threshold: box 1 "),
     "less than half": (said(((200, 100, 390, 400), "cat"), (DOG, "dog")), "off target: box 1 reaches IoU 0.237 ->"),
     "loose": (said(((200, 100, 700, 400), "cat"), (DOG, "dog")), "loose box: box 1 reaches IoU 0.625; "),
-    "no label": (json.dumps([{"bbox_2d": CAT}, {"bbox_2d": DOG, "label": "dog"}]), "no label: box 1 "),
+    "no label": (json.dumps([{"bbox_2d": CAT}, {"bbox_2d": DOG, "label": "dog"}]), "no label: each"),
     "not finite": (PERFECT.replace("[200", "[1e999"), "bad box: object 1 in the text not read (not bare, finite"),
     "quoted": (PERFECT.replace("[200, ", '["200", '), "bad box: object 1 in the text not read (not bare, finite"),
     "one text": ('[{"bbox_2d": "200, 100, 1000, 400", "label": "cat"}]', "bad box: object 1 in the text not read (not"),

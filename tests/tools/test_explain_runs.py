@@ -142,23 +142,11 @@ def colours_of(path: Path) -> set[tuple[int, int, int]]:
 
 
 def test_predictions_are_drawn_in_the_colour_of_what_they_counted_as(tmp_path: Path) -> None:
-    target = Target(task="detection", size_wh=(400, 240), boxes_xyxy=[(40, 20, 200, 80)], labels=["cat"])
-    many = Target(
-        task="detection",
-        size_wh=(400, 240),
-        boxes_xyxy=[(40, 20, 200, 80), (240, 100, 360, 220)],
-        labels=["cat", "dog"],
-    )
-    boxes = (
-        ((40, 20, 200, 80), "cat"),
-        ((42, 20, 200, 80), "cat"),
-        ((250, 100, 360, 220), "cow"),
-        ((5, 90, 99, 200), "dog"),
-    )
-    draw(explained(said(*boxes), many), tmp_path / "all.png")
+    boxes = ((CAT, "cat"), ((210, 100, 1000, 400), "cat"), ((1250, 500, 1800, 1100), "cow"), ((5, 700, 90, 900), "dog"))
+    draw(explained(said(*boxes)), tmp_path / "all.png")
     for kind in ("match", "duplicate", "wrong label", "junk"):
         assert COLOURS[kind] in colours_of(tmp_path / "all.png"), kind
-    draw(explained(said(boxes[0]), target), tmp_path / "right.png")
+    draw(explained(PERFECT), tmp_path / "right.png")
     assert COLOURS["junk"] not in colours_of(tmp_path / "right.png")
 
 

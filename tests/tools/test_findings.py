@@ -47,7 +47,7 @@ POINT_CASES = {
         pointed(((600, 250), "cat"), ((1500, 800), "dog"))[:-20],
         "truncated: after 1 point the list is cut off",
     ),
-    "no label": ('[{"point_2d": [600, 250]}, {"point_2d": [1500, 800]}]', "no label: points 1, 2 "),
+    "no label": ('[{"point_2d": [600, 250]}, {"point_2d": [1500, 800]}]', "no label: each"),
     "quoted": ('[{"point_2d": ["600", "250"], "label": "cat"}]', "bad box: object 1 "),
     "three numbers": (
         '[{"point_2d": [6, 2, 5], "label": "cat"}]',

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
-import importlib.util
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,33 +71,6 @@ def test_advantages_are_of_saved_rewards(gallery: Made) -> None:
             continue
         expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
         assert [sample["advantage"] for sample in samples] == pytest.approx(expected, abs=2e-3), "rounded rewards"
-
-
-def verls_advantages() -> Callable[..., Any]:
-    """`compute_grpo_outcome_advantage` of the installed verl, cut out of its file: to import it takes half a minute."""
-    import torch
-
-    spec = importlib.util.find_spec("verl")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    source = Path(spec.submodule_search_locations[0], "trainer/ppo/core_algos.py").read_text()
-    name = "compute_grpo_outcome_advantage"
-    (function,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
-    function.decorator_list = []
-    names: dict[str, Any] = {"torch": torch, "np": np, "defaultdict": defaultdict}
-    exec(f"from __future__ import annotations\n{ast.unparse(function)}", names)
-    return names[name]
-
-
-@pytest.mark.verl
-def test_advantages_are_those_of_verl() -> None:
-    import torch
-
-    rewards = [0.1, 0.9, 0.25, 1.0, 0.5, 0.5, 0.5]
-    some, others = rewards[:4], rewards[4:]
-    found = [*numbers_of(some, some, some).advantages, *numbers_of(others, others, others).advantages]
-    told, _ = verls_advantages()(torch.tensor(rewards)[:, None], torch.ones(7, 1), np.array(["a"] * 4 + ["b"] * 3))
-    assert found == pytest.approx(told[:, 0].tolist(), abs=1e-4)
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1)), min_size=1, max_size=8))

@@ -33,8 +33,9 @@ def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         rescore(rows, judging(), other=judging(moment=Moment(stage=1)), on_row=on_row)
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
     first, second = map(json.loads, out.read_text().splitlines())
-    assert (first["file"], first["number"], first["step"], first["saved"]) == ("1.jsonl", 1, 1, 0.5)
-    assert (first["value"], first["recall"], first["preset"], first["task"]) == (1.0, 1.0, "visionr1", "detection")
+    known = {"file": "1.jsonl", "number": 1, "step": 1, "saved": 0.5, "value": 1.0, "recall": 1.0}
+    assert known.items() <= first.items()
+    assert (first["preset"], first["task"]) == ("visionr1", "detection")
     assert (second["number"], second["step"], second["saved"]) == (2, None, None)
     assert (second["value"], second["other"]) == (pytest.approx(2.6 / 3), pytest.approx(1 / 3))
 
@@ -65,7 +66,7 @@ def test_a_criterion_that_raises_is_named_with_the_row(tmp_path: Path) -> None:
         assert part in result.stderr
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "gallery", "schedule"])
+@pytest.mark.parametrize("command", ["score", "explain", "schedule"])
 @pytest.mark.parametrize(
     ("more", "gives"),
     [({}, "0.80 instead of 0.00"), ({"iou_mean": 0.8}, "mean IoU of 100%")],
@@ -77,11 +78,10 @@ def test_a_frame_that_does_not_fit_is_named(command: str, more: dict[str, float]
     file = tmp_path / "3.jsonl"
     row = {"input": "?", "output": said(80, by=by), "gts": target.to_json(), **more}
     file.write_text(f"{json.dumps(row)}\n" * 2)
-    words = {"explain": ["--row", "1"], "gallery": ["--out", str(tmp_path / "page.html")]}.get(command, [])
-    words = [command, *(["--rollouts"] if command == "schedule" else []), str(file), *words]
+    words = {"explain": [str(file), "--row", "1"], "schedule": ["--rollouts", str(file)]}.get(command, [str(file)])
 
     def notes(frame: str) -> str:
-        done = CliRunner().invoke(app, [*words, "--frame", frame])
+        done = CliRunner().invoke(app, [command, *words, "--frame", frame])
         assert done.exit_code == 0, done.stderr
         return "".join(line for line in done.stderr.splitlines() if line.startswith(f"frame {frame} "))
 

@@ -74,7 +74,12 @@ def explain(
     try:
         columns = given.columns_of(column)
         answer = text if text_file is None else read_text(text_file)
-        path, chosen = (None, "") if source is None else _choose_file(source, step, row)
+        path, notes = None, list[str]()
+        if source is not None:
+            if row is None:
+                needed = "needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)"
+                raise RowsError(f"{source}: {needed}")
+            path, notes = choose_dump(Path(source), step)
         if path is not None and target is not None:
             raise RowsError(f"--target: {path}, row {row} has a ground truth; give one of them")
         if path is not None and (answer is None or is_described(path)):
@@ -85,7 +90,7 @@ def explain(
             setup = ScoringSetup(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
             rollout = _given_rollout(path, row or 0, answer, target, columns)
         explanation = _explain(rollout, setup.judging, preset)
-        notes = [*filter(None, [chosen]), *setup.notes]
+        notes += setup.notes
         if draw is not None:
             notes += _draw(explanation, draw, image, rollout, data or setup.data)
     except CriterionError as error:
@@ -98,13 +103,6 @@ def explain(
     else:
         _print(explanation, rollout, draw)
     given.say(notes)
-
-
-def _choose_file(source: str, step: int | None, row: int | None) -> tuple[Path, str]:
-    """Choose the file from the options, with a note if a folder has several."""
-    if row is None:
-        raise RowsError(f"{source}: needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)")
-    return choose_dump(Path(source), step)
 
 
 def _saved_rollout(path: Path, row: int, columns: Columns, setup: ScoringSetup) -> Rollout:

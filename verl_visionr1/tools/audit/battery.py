@@ -36,11 +36,7 @@ LONG_CHARS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One completion about one scene.
-
-    Attributes:
-        name: its kind.
-    """
+    """One completion about one scene; `name` is its kind."""
 
     scene: str
     name: str

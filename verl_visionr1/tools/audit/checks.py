@@ -160,12 +160,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on one check.
-
-    Attributes:
-        verdict: "ok", "fail" or "warn".
-        seen: what broke it, worst first; for a passed check, what was compared.
-    """
+    """The verdict on one check: "ok", "fail" or "warn", and what broke it."""
 
     check: str
     verdict: str
@@ -174,12 +169,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One probe and its outcomes.
-
-    Attributes:
-        outcome: of the first call; its time is the least of a few calls where the first took long.
-        again: of a second call, in another order; None if there was none.
-    """
+    """One probe, its outcome, and that of a second call in another order."""
 
     probe: Probe
     outcome: Outcome
@@ -300,8 +290,8 @@ def _imperfect(scenes: Mapping[str, Mapping[str, Run]], full: float) -> Iterator
 def _better_than_perfect(scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:
     for scene in scenes.values():
         perfect = scene["perfect"].value
-        for run in scene.values() if perfect is not None else ():
-            if run.value is not None and run.value > perfect + EPSILON:
+        for run in scene.values():
+            if perfect is not None and run.value is not None and run.value > perfect + EPSILON:
                 yield "perfect-is-best", f"{run.where} {run.value:.4g} > perfect {perfect:.4g}"
 
 

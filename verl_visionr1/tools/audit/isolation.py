@@ -34,12 +34,9 @@ class Outcome:
     """Outcome of one call.
 
     Attributes:
-        value: the reward; None if there is none.
-        error: why there is none: the exception in one line, or what happened to the process.
-        ms: wall milliseconds.
+        value, error: the reward, or why there is none: the exception in one line, or what happened to the process.
         evaluated: whether the completion was run as Python.
-        is_lost: whether it never returned.
-        is_made: False if the call was not made.
+        is_lost, is_made: whether it never returned; whether the call was made.
     """
 
     value: float | None

@@ -19,10 +19,8 @@ class Scene:
     """One target of the battery.
 
     Attributes:
-        name: "one", "several", "labels", "many", "negative", of `SIZES` and, for texts, the kind of question.
         items: the perfect answer, in the target's order.
-        wrong: for texts, a wrong answer of the same kind.
-        hedges: for texts, answers that only seem right; each must earn less.
+        wrong, hedges: for texts, a wrong answer of the same kind, and answers that only seem right.
     """
 
     name: str

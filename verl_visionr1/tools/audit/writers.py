@@ -23,10 +23,8 @@ class Writer:
     """How an answer format is written.
 
     Attributes:
-        kind: kind of the answers: "boxes", "points", "count" or "words".
-        write: items -> the answer's text.
+        kind: "boxes", "points", "count" or "words".
         frame: the coordinates it writes, a name in `frames.FRAMES`.
-        has_labels: whether an item has a label.
         is_single: whether an answer holds at most one object.
     """
 
@@ -126,11 +124,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The text around an answer.
-
-    Attributes:
-        thinks: whether reasoning comes before it.
-    """
+    """The text around an answer, and whether reasoning comes before it."""
 
     name: str
     before: str = ""

@@ -27,7 +27,7 @@ JUDGED_BY = ("stage", "match_iou", "progress", "route")
 
 
 def read_text(path: Path) -> str:
-    """Read a text file."""
+    """Read a text file; RowsError if that fails."""
     try:
         return path.read_bytes().decode(errors="replace")
     except OSError as error:
@@ -35,7 +35,7 @@ def read_text(path: Path) -> str:
 
 
 def target_of(spec: str) -> Target:
-    """Read a target from JSON or from a file with JSON. Input that starts with a bracket is JSON."""
+    """Read a target from JSON or from a file with JSON; an error has the reason and an example."""
     text = spec if spec.lstrip()[:1] in ("{", "[") else read_text(Path(spec))
     try:
         return Target.from_json(text)
@@ -46,25 +46,37 @@ def target_of(spec: str) -> Target:
         raise TargetError(f"--target: {error} (a target looks like {example})") from None
 
 
-def choose_dump(path: Path, step: int | None) -> tuple[Path, str]:
-    """Choose the file of one step: the path itself, or the step's file in a folder (training before validation)."""
+def choose_dump(path: Path, step: int | None) -> tuple[Path, list[str]]:
+    """Choose the file of one step (None: the last) of a dump, a folder of dumps (training first) or a run directory.
+
+    Returns:
+        The file, and notes on the choice.
+
+    Raises:
+        RowsError: no dump, or none of that step.
+    """
     if step is None and not path.is_dir():
-        return path, ""
+        return path, []
     dumps = sorted(dumps_of([path]), key=lambda dump: dump.is_validation)
-    files = {file.name.partition(".")[0]: file for dump in reversed(dumps) for file in dump.files}  # the first wins
-    steps = "; ".join(f"{d.name} has steps {', '.join(file.name.partition('.')[0] for file in d.files)}" for d in dumps)
+    found = {dump.name: {file.name.partition(".")[0]: file for file in dump.files} for dump in dumps}
+    steps = "; ".join(f"{name} has steps {', '.join(files)}" for name, files in found.items())
     if step is None:
         last = dumps[0].files[-1]
-        return last, f"{last}: the last step is explained ({steps}); --step N chooses another" if len(files) > 1 else ""
-    if str(step) not in files:
-        raise RowsError(f"{path}: no dump of step {step}; {steps}")
-    return files[str(step)], ""
+        return last, [f"{last}: the last step is explained ({steps}); --step N chooses another"]
+    for files in found.values():
+        if str(step) in files:
+            return files[str(step)], []
+    raise RowsError(f"{path}: no dump of step {step}; {steps}")
 
 
 def rollout_at(
     path: Path, row: int, columns: Columns, *, validation_names: Sequence[str] = (), keeps_rows: bool = False
 ) -> Rollout:
-    """Read the rollout in one row of a dump, or of any table of completions."""
+    """Read the rollout in one row (line from 1, in parquet row from 0) of a dump, or of any table of completions.
+
+    Raises:
+        RowsError, RowError: a file or row that cannot be read, or no such row.
+    """
     (file,) = rollout_files([path])
     require_row(file, row)
     counts, last = Counts(wanted=row), 0

@@ -31,12 +31,8 @@ class Finding:
 
     Attributes:
         cause: its kind, one of a fixed set of short names ("wrong frame", "truncated", "duplicate", ...).
-        what: description of the problem, beginning with the kind.
-        fix: what to do about it; "" for the model's own mistake.
+        what, fix: description of the problem, beginning with the kind; what to do about it.
         gain: how much the reward would rise without it; for text that is missing (a cut-off answer), the most possible.
-
-    >>> print(Finding("prose", "prose around the list", "ask for the list alone", 0.333))
-    prose around the list -> ask for the list alone
     """
 
     cause: str
@@ -74,11 +70,7 @@ class Exam:
         response: ResponseContext,
         is_clipped: bool | None = None,
     ) -> Exam:
-        """Read and match a completion; `is_clipped` defaults to tokens >= budget if both are known.
-
-        Raises:
-            FrameError: the frame needs `processed_wh`, which is None.
-        """
+        """Read and match a completion; `is_clipped` defaults to tokens >= budget if both are known."""
         if is_clipped is None and response.n_tokens is not None and response.max_tokens is not None:
             is_clipped = response.n_tokens >= response.max_tokens
         case = read_completion(completion, target, preset, thresholds, response)

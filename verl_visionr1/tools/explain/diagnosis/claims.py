@@ -32,13 +32,10 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A group of numbers in a completion.
+    """A group of numbers in a completion, with the key and label beside them ("" if there is none).
 
     Attributes:
-        start, end: its place, in characters of the completion.
         numbers: as written; empty if there are none, or not all are finite.
-        label: the label beside them; "" if there is none.
-        key: their key; "" for a bare list.
         fault: why they are not a box; "" for a box of four numbers with x1 < x2 and y1 < y2.
     """
 
@@ -68,11 +65,7 @@ def claims_in(completion: str, start: int = 0, end: int | None = None) -> list[C
 
 
 def find_read(claims: Sequence[Claim], places: Sequence[tuple[float, ...]]) -> list[int | None]:
-    """Find the claim that each parsed box or point was read from; None if unknown.
-
-    Args:
-        places: as the model wrote them, in the order of the text; released parsers cut decimals off.
-    """
+    """Find the claim that each parsed box or point was read from; released parsers cut decimals off."""
     found: list[int | None] = []
     following = 0
     for place in places:

@@ -20,7 +20,6 @@ from verl_visionr1.tools.explain.diagnosis.base import (
     Finding,
     iou_text,
     numbered,
-    object_points,
     perfect_answer,
     plural,
     quoted,
@@ -29,6 +28,7 @@ from verl_visionr1.tools.explain.diagnosis.repairs import (
     gain_of,
     repair_answer,
     with_labels,
+    with_missed,
     with_more,
     with_places,
     without,
@@ -119,7 +119,7 @@ def _wrong_labels(exam: Exam, wrong: list[Verdict]) -> Iterator[Finding]:
         meant = target.labels[first.target] if first.target is not None else ""
         shown = f"{noun} {first.index + 1} has label {quoted(first.label)}, the object there is {quoted(meant)}"
         fix = LEARN
-    what = f"wrong label: {shown}{_such(unknown or wrong, 'label')}"
+    what = f"wrong label: {shown}{_such(unknown or wrong, 'labels')}"
     yield Finding("wrong label", what, fix, _gain_labelled(exam, wrong))
 
 
@@ -131,7 +131,7 @@ def _gain_labelled(exam: Exam, verdicts: list[Verdict]) -> float:
 def _gain_moved(exam: Exam, verdicts: list[Verdict]) -> float:
     """Gain of these predictions with the exact boxes (points: centres) of their objects."""
     perfect = perfect_answer(exam.target)
-    places = perfect.boxes_xyxy if exam.target.task in BOX_TASKS else object_points(exam.target)
+    places = perfect.boxes_xyxy or perfect.points_xy
     return gain_of(exam, with_places(exam.answer, _by_object(verdicts, places)))
 
 
@@ -144,16 +144,16 @@ def _some(labels: Sequence[str], limit: int = 6) -> str:
     return ", ".join(labels[:limit]) + (f" and {len(labels) - limit} more" if len(labels) > limit else "")
 
 
-def _such(verdicts: Sequence[Verdict], *nouns: str) -> str:
+def _such(verdicts: Sequence[Verdict], nouns: str) -> str:
     """How many there are, if several."""
-    return f" ({len(verdicts)} such {nouns[-1] if len(nouns) > 1 else nouns[0] + 's'})" if len(verdicts) > 1 else ""
+    return f" ({len(verdicts)} such {nouns})" if len(verdicts) > 1 else ""
 
 
 def _duplicates(exam: Exam, repeated: list[Verdict]) -> Iterator[Finding]:
     if repeated:
         first, noun = repeated[0], exam.nouns[0]
         of = f"repeats {noun} {first.repeats + 1}" if first.repeats is not None else "marks an object that has one"
-        what = f"duplicate: {noun} {first.index + 1} {of} and costs precision{_such(repeated, *exam.nouns)}"
+        what = f"duplicate: {noun} {first.index + 1} {of} and costs precision{_such(repeated, exam.nouns[1])}"
         yield Finding("duplicate", what, LEARN, gain_of(exam, without(exam.answer, repeated)))
 
 
@@ -177,12 +177,9 @@ def _junk(exam: Exam, junk: list[Verdict]) -> Iterator[Finding]:
 
 def _missed(exam: Exam, missed: list[Fate]) -> Iterator[Finding]:
     if missed:
-        perfect = perfect_answer(exam.target)
-        places = perfect.boxes_xyxy or perfect.points_xy
-        answer = with_more(exam.answer, [(places[fate.index], perfect.labels[fate.index]) for fate in missed])
         labels = _some([quoted(label) for label in dict.fromkeys(fate.label for fate in missed)], 3)
         what = f"missed {len(missed)} of {plural(exam.target.n_objects, 'object')}: {labels}"
-        yield Finding("missed", what, LEARN, gain_of(exam, answer))
+        yield Finding("missed", what, LEARN, gain_of(exam, with_missed(exam, exam.answer)))
 
 
 def _box_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Finding]:
@@ -230,7 +227,7 @@ def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:
     fix = "start with an easier stage (schedule.stages)"
     if easiest < needed - 1e-9:
         fix = f"an earlier stage matches from IoU {easiest:g}; validation uses the last stage (validation=final)"
-    yield Finding("below the threshold", what + _such(below, *BOX), fix, _gain_moved(exam, below))
+    yield Finding("below the threshold", what + _such(below, "boxes"), fix, _gain_moved(exam, below))
 
 
 def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Finding]:
@@ -239,7 +236,7 @@ def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Findi
     if outside:
         nearest = min(outside, key=lambda verdict: verdict.overlap or 0.0)
         what = f"outside: point {nearest.index + 1} is {nearest.overlap or 0.0:.0f} px outside the object"
-        yield Finding("outside", what + _such(outside, "point"), LEARN, _gain_moved(exam, outside))
+        yield Finding("outside", what + _such(outside, "points"), LEARN, _gain_moved(exam, outside))
     gain = _gain_moved(exam, matched) if matched else 0.0
     if _is_noticed(exam, gain):
         yield Finding("off centre", "off centre: the points are on their objects, not at the centre", LEARN, gain)

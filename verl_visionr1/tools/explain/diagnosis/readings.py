@@ -49,12 +49,9 @@ class Reading:
     """One way to read the boxes (or points) of a text.
 
     Attributes:
-        frames: the frames with this reading; frames of equal size give one reading.
-        processed_wh: the processed size that the first frame needs; None if it needs none.
+        frames, processed_wh: the frames with this reading, and the processed size that the first needs.
         order: key in `ORDERS`.
-        answer: the boxes or points in original pixels.
-        fit: mean IoU of the matched boxes, ignoring labels (for points: the share on an object).
-        n: number of boxes or points compared.
+        fit, n: mean IoU of the matched boxes, ignoring labels (points: the share on an object), and how many.
         is_telling: whether it is unlikely to fit by chance; one point on a large object may.
     """
 

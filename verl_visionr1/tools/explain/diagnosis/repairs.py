@@ -14,7 +14,7 @@ from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.verdicts import Verdict
+from verl_visionr1.tools.explain.diagnosis.verdicts import Verdict, verdicts_of
 
 WRAPPINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -178,6 +178,12 @@ def with_more(answer: Answer, more: Collection[tuple[Place, str]], *, n_dropped:
     gone = Defect.BAD_BOX if n_dropped and not n_left else None
     defects = tuple(defect for defect in answer.defects if defect is not gone)
     return _with_items(replace(answer, n_dropped=n_left, defects=defects), [*_items(answer), *more])
+
+
+def with_missed(exam: Exam, answer: Answer) -> Answer:
+    """The answer with the objects that were missed."""
+    perfect = _items(perfect_answer(exam.target))
+    return with_more(answer, [perfect[fate.index] for fate in verdicts_of(exam)[1] if fate.counted_as == "missed"])
 
 
 def _items(answer: Answer) -> list[tuple[Place, str]]:

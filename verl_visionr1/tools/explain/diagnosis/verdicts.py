@@ -30,8 +30,6 @@ class Verdict:
     """One prediction.
 
     Attributes:
-        index: number of the prediction among those that were read, from 0.
-        label: as written.
         place: box x1, y1, x2, y2, or point x, y, in original pixels.
         counted_as: objects are "missed", and never "duplicate", "junk" or "ignored"; only points are "outside".
         target: the object it was compared with; None if none is near.

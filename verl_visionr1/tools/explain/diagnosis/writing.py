@@ -18,13 +18,12 @@ from verl_visionr1.tools.explain.diagnosis.base import (
     Exam,
     Finding,
     numbered,
-    object_points,
     perfect_answer,
     plural,
     quoted,
 )
 from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_more
+from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_missed, with_more
 from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
 
 ASK = "describe the answer format in the prompt (verl_visionr1.answers has the wording)"
@@ -100,14 +99,6 @@ def _no_list(exam: Exam, claims: list[Claim]) -> str:
     return f"the answer is prose or a single value: {quoted(_body(exam))}"
 
 
-def _prose(exam: Exam, claims: list[Claim]) -> str:
-    if not claims:
-        return ""
-    before = exam.completion[answer_start(exam.completion) : claims[0].start].strip(" \n[")
-    after = exam.completion[claims[-1].end :].strip(" \n]")
-    return f"{quoted(before or after)} is not part of the answer"
-
-
 def _malformed(exam: Exam, claims: list[Claim]) -> str:
     own = exam.preset.answer_format
     example = FORMATS["qwen-json" if own.endswith("-released") else own].example
@@ -129,11 +120,6 @@ def _fault(claim: Claim, n: int) -> str:
     return "" if len(claim.numbers) == n else f"{plural(len(claim.numbers), 'number')} instead of {n}"
 
 
-def _no_label(exam: Exam, claims: list[Claim]) -> str:
-    bare = [p for p, label in enumerate(exam.answer.labels) if not label.strip()]
-    return f"{numbered(BOX if exam.answer.boxes_xyxy else POINT, bare)} without label" if bare else ""
-
-
 def _outside(exam: Exam, claims: list[Claim]) -> str:
     frame = exam.response.frame
     frame_wh = frame.size_wh(exam.target.size_wh, exam.response.processed_wh)
@@ -150,10 +136,8 @@ _DETAIL: Mapping[Defect, Callable[[Exam, list[Claim]], str]] = MappingProxyType(
     {
         Defect.TRUNCATED: _truncated,
         Defect.NO_LIST: _no_list,
-        Defect.PROSE: _prose,
         Defect.MALFORMED: _malformed,
         Defect.BAD_BOX: _bad_box,
-        Defect.NO_LABEL: _no_label,
         Defect.OUTSIDE: _outside,
     }
 )
@@ -161,11 +145,7 @@ _DETAIL: Mapping[Defect, Callable[[Exam, list[Claim]], str]] = MappingProxyType(
 
 
 def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
-    """Find what the form of the text costs.
-
-    Args:
-        explained: causes found before, which explain some defects.
-    """
+    """Find what the form of the text costs; causes found before explain some defects."""
     claims, task = answer_claims(exam), exam.target.task
     n_read = len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy)
     if not n_read and "other format" in explained:
@@ -273,9 +253,7 @@ def _complete(exam: Exam, answer: Answer) -> Answer:
         return replace(answer, count=max(float(target.count or 0), answer.stated_count))
     if target.task == "text":
         return replace(answer, text=perfect.text)
-    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == "missed"]
-    places = perfect.boxes_xyxy if target.task in BOX_TASKS else object_points(target)
-    return with_more(answer, [(places[t], perfect.labels[t]) for t in missing])
+    return with_missed(exam, answer)
 
 
 MAX_LOOKED_AT = 20_000
