@@ -54,11 +54,6 @@ def dies(completion: str, target: Any) -> float:
     os._exit(3)
 
 
-def returns_text(completion: str, target: Any) -> Any:
-    """No number."""
-    return "good"
-
-
 def drifts(completion: str, target: Any, _state: list[int] = [0]) -> float:  # noqa: B006
     """Not the same twice, and out of its range."""
     _state[0] += 1
@@ -86,13 +81,6 @@ def honest_chat(completions: list[list[dict[str, str]]], ground_truth: list[str]
 
     pairs = zip(completions, ground_truth, strict=True)
     return [score(messages[-1]["content"], Target.from_json(truth)).value for messages, truth in pairs]
-
-
-def only_recall(matching: Any, *, at: float = 0.5) -> float:
-    """A criterion: junk is free."""
-    if not matching.n_target:
-        return float(not matching.n_predicted)
-    return sum(iou >= at for iou in matching.ious) / matching.n_target
 
 
 def lenient_to_small(matching: Any, target: Any, grid_wh: tuple[float, float]) -> float:

@@ -108,12 +108,10 @@ CHEATED: dict[str, tuple[tuple[str, ...], set[str]]] = {  # function, task, grou
         ("substring_labels", "detection", "boxes-json"),
         {"duplicates-cost", "junk-costs", "labels-cost", "negatives", "outside-answer", "other-turns", "hedging-costs"},
     ),
-    "one criterion alone": (("only_recall",), {"duplicates-cost", "junk-costs"}),
     "lenient to small boxes": (("lenient_to_small",), {"scattergun"}),
     "numbers anywhere": (("counts_anywhere", "counting"), {"outside-answer", "hedging-costs"}),
     "a strict template": (("strict_tags", "counting"), {"blanks", "perfect-is-full"}),
     "not the same twice": (("drifts",), {"deterministic", "bounds", "perfect-is-best"}),
-    "no number": (("returns_text",), {"no-exception", "perfect-is-full"}),
 }
 
 

@@ -113,19 +113,6 @@ def test_a_runs_answer_is_drawn_on_the_image_of_its_row(embed: bool, tmp_path: P
         assert pixel(out) == (10, 20, 30)
 
 
-@pytest.mark.parametrize("image", [None, 1])
-def test_of_several_images_the_one_of_the_ground_truth_is_drawn_on(image: int | None, tmp_path: Path) -> None:
-    colours = [(10, 20, 30), (200, 100, 50)]
-    files = [tmp_path / f"{i}.png" for i in range(2)]
-    for file, colour in zip(files, colours, strict=True):
-        Image.new("RGB", (2000, 1200), colour).save(file)
-    target = msgspec.structs.replace(TARGET, image=image)
-    row = {"completion": "[]", "ground_truth": target.to_json(), "images": [str(file) for file in files]}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    run(tmp_path / "rows.jsonl", "--row", 1, "--draw", tmp_path / "out.png")
-    assert pixel(tmp_path / "out.png") == colours[image or 0]
-
-
 def test_a_picture_replaces_neither_a_dump_nor_the_image(tmp_path: Path) -> None:
     dump, image = tmp_path / "1.jsonl", tmp_path / "image.png"
     dump.write_text(dump_row(LOOSE) + "\n")

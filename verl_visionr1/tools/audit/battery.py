@@ -214,10 +214,8 @@ def _list_probes(scene: Scene, language: Language) -> Texts:
         yield "labels in capitals", answer([(xs, name.upper()) for xs, name in items])
         yield "labels in full-width letters", answer([(xs, full_width(name)) for xs, name in items])
         yield "every label", answer([(xs, name) for xs, _ in items for name in names])
-    if scene.name in SIZES:
-        yield from _size_probes(items[0], language)
-    elif scene.name != "many":
-        yield from _place_probes(items, language)
+    if scene.name != "many":
+        yield from _point_probes(items, language) if is_point else _box_probes(scene, language)
     if scene.name == "one":
         yield from _number_probes(items, language)
 
@@ -241,42 +239,38 @@ def _move(xs: tuple, by: float) -> tuple:
     return tuple([x + by if i % 2 == 0 else x for i, x in enumerate(xs)])
 
 
-def _place_probes(items: Items, language: Language) -> Texts:
-    """Answers in the wrong place, slightly or far off."""
+def _point_probes(items: Items, language: Language) -> Texts:
+    """Points in the wrong place, slightly or far off."""
     answer = language.answer
+    for name, by in (("one pixel off", 1.0), ("at the edge", 120.0), ("just outside", 150.0)):
+        yield name, answer([(_move(xs, by), label) for xs, label in items])
+    places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
     labels = dict.fromkeys(label for _, label in items)
-    yield "one pixel off", answer([(_move(xs, 1.0), label) for xs, label in items])
-    if language.writer.kind == "points":
-        yield "at the edge", answer([(_move(xs, 120.0), label) for xs, label in items])
-        yield "just outside", answer([(_move(xs, 150.0), label) for xs, label in items])
-        places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
-        yield "points everywhere", answer([(place, label) for label in labels for place in places])
-        yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
-        return
-    yield "IoU .8", answer([(_move(xs, _shift(xs, 0.8)), label) for xs, label in items])
-    yield "IoU .6", answer([(_move(xs, _shift(xs, 0.6)), label) for xs, label in items])
-    yield "the whole image", answer([((0, 0, SIDE, SIDE), label) for label in labels])
+    yield "points everywhere", answer([(place, label) for label in labels for place in places])
+    yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
+
+
+def _box_probes(scene: Scene, language: Language) -> Texts:
+    """Boxes in the wrong place or of the wrong size, slightly or far off; offsets fit the frame's grid."""
+    answer, items = language.answer, scene.items
+    labels = dict.fromkeys(label for _, label in items)
+    if scene.name not in SIZES:
+        yield "one pixel off", answer([(_move(xs, 1.0), label) for xs, label in items])
+        yield "IoU .8", answer([(_move(xs, _shift(xs, 0.8)), label) for xs, label in items])
+        yield "IoU .6", answer([(_move(xs, _shift(xs, 0.6)), label) for xs, label in items])
+        yield "inverted in x", answer([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items])
+    elif scene.name == "whole":
+        yield "a corner", answer([((0, 0, SIDE / 4, SIDE / 4), label) for label in labels])
+    else:
+        x1, y1, x2, y2 = SIZES[scene.name]
+        yield "the whole row", answer([((0, y1, SIDE, y2), label) for label in labels])
+        yield "a wide margin", answer([((x1 - 50, y1 - 50, x2 + 50, y2 + 50), label) for label in labels])
+    if scene.name != "whole":
+        yield "the whole image", answer([((0, 0, SIDE, SIDE), label) for label in labels])
     yield "inverted", answer([((xs[2], xs[3], xs[0], xs[1]), label) for xs, label in items])
-    yield "inverted in x", answer([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items])
     yield "no area", answer([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items])
     places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
     yield "boxes everywhere", answer([(place, label) for label in labels for place in places])
-
-
-def _size_probes(item: Item, language: Language) -> Texts:
-    """Boxes around or inside the object that differ much from its size; offsets fit the frame's grid."""
-    answer, (xs, label) = language.answer, item
-    x1, y1, x2, y2 = (float(x) for x in xs)
-    if x2 - x1 < SIDE:
-        yield "the whole image", answer((((0, 0, SIDE, SIDE), label),))
-        yield "the whole row", answer((((0, y1, SIDE, y2), label),))
-        yield "a wide margin", answer((((x1 - 50, y1 - 50, x2 + 50, y2 + 50), label),))
-    else:
-        yield "a corner", answer((((0, 0, SIDE / 4, SIDE / 4), label),))
-    yield "inverted", answer((((x2, y2, x1, y1), label),))
-    yield "no area", answer((((x1, y1, x1, y1), label),))
-    places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
-    yield "boxes everywhere", answer([(place, label) for place in places])
 
 
 def _shift(xs: tuple, iou: float) -> float:

@@ -219,25 +219,21 @@ def findings(task: str, runs: list[Run], limits: Limits) -> list[Finding]:
     broken: dict[str, list[str]] = {check: [] for check in _ALWAYS}
     for check, seen in (
         *_each_run(runs, limits),
-        *_imperfect(scenes if task != "text" else {}, full),
-        *_better_than_perfect(judged),
+        *_perfect(task, scenes, judged, full),
         *_relations(task, judged),
     ):
         broken.setdefault(check, []).extend([seen] if seen else [])
     if not judged:
         broken["perfect-is-full"].append(f"a right answer to none of {', '.join(scenes)} earns {full:g}")
-    return [_finding(check, broken[check]) for check in CHECKS if check in broken]
+    warned = {check: "warn" if CHECKS[check].is_advice else "fail" for check in CHECKS}
+    verdicts = {check: warned[check] if seen else "ok" for check, seen in broken.items()}
+    return [Finding(check, verdicts[check], tuple(broken[check])) for check in CHECKS if check in broken]
 
 
 _ALWAYS = (
     *("no-exception", "no-hang", "no-eval", "time", "bounds", "deterministic"),
     *("perfect-is-full", "perfect-is-best"),
 )
-
-
-def _finding(check: str, broken: list[str]) -> Finding:
-    verdict = "ok" if not broken else "warn" if CHECKS[check].is_advice else "fail"
-    return Finding(check, verdict, tuple(broken))
 
 
 def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:
@@ -280,19 +276,17 @@ def _is_full(run: Run, full: float) -> bool:
     return run.value is not None and abs(run.value - full) <= EPSILON
 
 
-def _imperfect(scenes: Mapping[str, Mapping[str, Run]], full: float) -> Iterator[tuple[str, str]]:
-    for scene in scenes.values():
-        perfect = scene["perfect"]
+def _perfect(
+    task: str, scenes: Mapping[str, Mapping[str, Run]], judged: Mapping[str, Mapping[str, Run]], full: float
+) -> Iterator[tuple[str, str]]:
+    for perfect in [scene["perfect"] for scene in scenes.values() if task != "text"]:
         if not _is_full(perfect, full):
             yield "perfect-is-full", f"{perfect.where}: {_shown(perfect.outcome)}, elsewhere {full:g}"
-
-
-def _better_than_perfect(scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:
-    for scene in scenes.values():
-        perfect = scene["perfect"].value
+    for scene in judged.values():
+        best = scene["perfect"].value
         for run in scene.values():
-            if perfect is not None and run.value is not None and run.value > perfect + EPSILON:
-                yield "perfect-is-best", f"{run.where} {run.value:.4g} > perfect {perfect:.4g}"
+            if best is not None and run.value is not None and run.value > best + EPSILON:
+                yield "perfect-is-best", f"{run.where} {run.value:.4g} > perfect {best:.4g}"
 
 
 def _relations(task: str, scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:

@@ -49,13 +49,11 @@ def visible(text: str, *, one_line: bool = False) -> str:
     """
     if text.isprintable():
         return text
-    keep = "" if one_line else "\n"
-    spelled = (char if char.isprintable() or char in keep else _spelled(char) for char in text.replace("\t", "    "))
-    return "".join(spelled)
-
-
-def _spelled(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode()
+    shown: list[str] = []
+    for char in text.replace("\t", "    "):
+        is_kept = char.isprintable() or (char == "\n" and not one_line)
+        shown.append(char if is_kept else char.encode("unicode_escape", "surrogatepass").decode())
+    return "".join(shown)
 
 
 def _heading(text: str) -> Text:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Hashable
 from typing import Any, get_args
 
-from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.completion import apply_criteria
 from verl_visionr1.rollouts.judged import Numbering
@@ -60,8 +59,7 @@ class Entries:
         opened = self._groups[key]
         if opened is None:
             numbers = self._census.group(key)
-            row = self._group(dump, rollout, preset, thresholds, judging.moment, numbers)
-            opened = self._groups[key] = (numbers, row, [])
+            opened = self._groups[key] = (numbers, self._group(dump, rollout, judging, numbers), [])
         numbers, _, samples = opened
         if len(samples) < min(self._settings.limit, len(numbers.values)):
             samples.append(self._sample(rollout, exam, metrics, numbers, len(samples)))
@@ -85,16 +83,9 @@ class Entries:
             "samples": samples,
         }
 
-    def _group(
-        self,
-        dump: int,
-        rollout: Rollout,
-        preset: Preset,
-        thresholds: Thresholds,
-        moment: Moment,
-        numbers: GroupNumbers,
-    ) -> Row:
+    def _group(self, dump: int, rollout: Rollout, judging: Judging, numbers: GroupNumbers) -> Row:
         """The rollouts of a prompt at a step: `n` shown samples from `first` on, of `n_all`."""
+        preset = judging.preset_for(rollout)
         return {
             "prompt": self._prompt(rollout, preset),
             "dump": dump,
@@ -105,8 +96,8 @@ class Entries:
             "is_flat": numbers.is_flat,
             "is_saved": numbers.is_saved,
             "against": finite(numbers.against),
-            "thresholds": self._thresholds[thresholds],
-            "progress": _progress(moment, rollout.step),
+            "thresholds": self._thresholds[judging.thresholds(rollout, preset)],
+            "progress": _progress(judging.moment, rollout.step),
         }
 
     def _prompt(self, rollout: Rollout, preset: Preset) -> int:

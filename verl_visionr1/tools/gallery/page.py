@@ -78,10 +78,14 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
     encoded = pictures.encoded()
     names = [dump.name for dump in dumps]
     payload: dict[str, Any] = {
-        **_header(paths, settings),
+        "title": settings.title or ", ".join(path.resolve().name for path in paths),
+        "preset": settings.judging.preset.name,
+        "frame": settings.judging.frame.name,
+        "moment": str(settings.judging.moment),
+        "response": "" if settings.is_run else _response_options(settings.judging),
         **entries.rows(),
         "dumps": names,
-        "kinds": [{"name": name, "colour": _colour(name)} for name in KINDS],
+        "kinds": [{"name": kind, "colour": f"rgb{COLOURS.get(kind, MISSED_TARGET)}"} for kind in KINDS],
         "panels": panels_of(census, names, run_dirs_of(paths)),
         "notes": [
             *_reading_notes(reader.counts),
@@ -100,17 +104,6 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         n_images=sum(map(bool, encoded)),
         notes=tuple(payload["notes"]),
     )
-
-
-def _header(paths: Sequence[Path], settings: Settings) -> dict[str, str]:
-    judging = settings.judging
-    return {
-        "title": settings.title or ", ".join(path.resolve().name for path in paths),
-        "preset": judging.preset.name,
-        "frame": judging.frame.name,
-        "moment": str(judging.moment),
-        "response": "" if settings.is_run else _response_options(judging),
-    }
 
 
 def _response_options(judging: Judging) -> str:
@@ -148,12 +141,6 @@ def _render(payload: dict[str, Any], pictures: list[str]) -> bytes:
 def script_json(value: Any) -> str:
     """JSON that is safe in a `<script>` element for any text of a model: no `<`, ASCII only."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _colour(kind: str) -> str:
-    """Colour of a kind, as in `visionr1 explain --draw`."""
-    red, green, blue = COLOURS.get(kind, MISSED_TARGET)
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _hash(text: str) -> str:

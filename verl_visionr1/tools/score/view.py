@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -31,11 +31,13 @@ def view_of(report: Report, overrides: Sequence[str] = ()) -> Iterator[Renderabl
         yield from _comparison_of(report.comparison)
     if report.steps:
         yield Text("")
-        yield _steps_table(report)
+        table = _table("by step", ["reward", "saved reward", "F1@.5"])
+        for it in report.steps:
+            table.add_row(str(it.step), _shown(it.reward), _shown(it.saved), _shown(it.f1_50))
+        yield table
     if report.saved is not None:
         yield Text(report.saved.describe())
-    for hint in report.hints:
-        yield Text(hint, style="yellow")
+    yield from (Text(hint, style="yellow") for hint in report.hints)
 
 
 def _reading_notes(report: Report) -> Iterator[str]:
@@ -48,13 +50,6 @@ def _reading_notes(report: Report) -> Iterator[str]:
         yield Counts(n_delegated=report.n_delegated).describe_delegated()
     if report.n_unknown:
         yield f"{report.n_unknown} rows have a ground truth that is not in --data: listed by task, not by source"
-
-
-def _steps_table(report: Report) -> Table:
-    table = _table("by step", ["reward", "saved reward", "F1@.5"])
-    for step in report.steps:
-        table.add_row(str(step.step), _shown(step.reward), _shown(step.saved), _shown(step.f1_50))
-    return table
 
 
 def _comparison_of(comparison: Comparison) -> Iterator[RenderableType]:
@@ -77,23 +72,25 @@ def _numbers_table(
 ) -> Table:
     columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
     table = _table(title, list(columns) if len(sources) > 1 else [next(iter(sources), ALL)])
-    table.add_row("rows", *(f"{numbers.n}" for numbers in columns.values()))
-    table.add_row("reward", *(_shown(numbers.reward) for numbers in columns.values()), style="bold")
+
+    def row(name: str, cells: Iterable[str], style: str = "") -> None:
+        table.add_row(name, *cells, style=style)
+
+    row("rows", (f"{it.n}" for it in columns.values()))
+    row("reward", (_shown(it.reward) for it in columns.values()), "bold")
     for name in overall.metrics:
-        table.add_row(f"  {name}", *(_shown(numbers.metrics.get(name)) for numbers in columns.values()))
-    table.add_row("unreadable", *(_percent(numbers.unreadable) for numbers in columns.values()))
-    table.add_row("prompt groups", *(f"{numbers.n_groups}" for numbers in columns.values()))
+        row(f"  {name}", (_shown(it.metrics.get(name)) for it in columns.values()))
+    row("unreadable", (_percent(it.unreadable) for it in columns.values()))
+    row("prompt groups", (f"{it.n_groups}" for it in columns.values()))
     if overall.n_groups:
-        table.add_row("  group_std", *(_shown(numbers.group_std) for numbers in columns.values()))
-        table.add_row(
-            "  frac_reward_zero_std", *(_percent(numbers.frac_reward_zero_std) for numbers in columns.values())
-        )
+        row("  group_std", (_shown(it.group_std) for it in columns.values()))
+        row("  frac_reward_zero_std", (_percent(it.frac_reward_zero_std) for it in columns.values()))
     if saved is not None:
         both = [saved, *(saved_by.get(name) for name in list(columns)[1:])]
-        table.add_row("saved reward", *(_shown(one and one.mean) for one in both))
-        table.add_row("  equal to re-scored", *(_percent(one and one.equal) for one in both))
-        table.add_row("  mean difference", *(_shown(one and one.mean_difference) for one in both))
-        table.add_row("  largest difference", *(_shown(one and one.max_difference) for one in both))
+        row("saved reward", (_shown(it and it.mean) for it in both))
+        row("  equal to re-scored", (_percent(it and it.equal) for it in both))
+        row("  mean difference", (_shown(it and it.mean_difference) for it in both))
+        row("  largest difference", (_shown(it and it.max_difference) for it in both))
     return table
 
 

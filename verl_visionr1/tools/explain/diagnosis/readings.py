@@ -151,7 +151,9 @@ def _readings(exam: Exam, written: Answer) -> Iterator[Reading]:
     for frame_wh, (frames, processed_wh) in _frames(exam).items():
         if target.task == "pointing" and points_xy:
             answer = Answer((), labels, points_xy=points_to_original(points_xy, frame_wh, size_wh))
-            is_telling = len(points_xy) > 1 or _share(target) < SMALL_SHARE
+            is_telling = (
+                len(points_xy) > 1 or sum(map(area, object_boxes(target))) < SMALL_SHARE * size_wh[0] * size_wh[1]
+            )
             yield Reading(frames, processed_wh, AS_ASKED, answer, *_fit(answer, target, len(points_xy)), is_telling)
             continue
         for order, box_of in ORDERS.items():
@@ -166,18 +168,10 @@ def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
     """Fit of boxes or points to the target, and how many of the `n` were compared."""
     if answer.points_xy:
         boxes = object_boxes(target)
-        return sum(any(_is_on(point, box) for box in boxes) for point in answer.points_xy) / n, n
+        on_object = [any(b[0] <= x <= b[2] and b[1] <= y <= b[3] for b in boxes) for x, y in answer.points_xy]
+        return sum(on_object) / n, n
     n_possible = max(1, min(n, target.n_objects))
     return sum(match_class_agnostic(answer, target).ious) / n_possible, n_possible
-
-
-def _share(target: Target) -> float:
-    """Share of the image that the objects cover."""
-    return sum(map(area, object_boxes(target))) / (target.size_wh[0] * target.size_wh[1])
-
-
-def _is_on(point: tuple[float, float], box: Box) -> bool:
-    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
 def _frames(exam: Exam) -> dict[tuple[float, float], tuple[tuple[Frame, ...], Size | None]]:
