@@ -51,7 +51,7 @@ def make_gallery(folder: Path, n_prompts: int) -> Gallery:
         file.write(json.dumps(row | {"uid": "other_0_0", "score": 0.123}) + "\n")
     out = run.folder / "gallery.html"
     judging = Judging(PRESETS["visionr1"], FRAMES["original"], Moment(total_steps=10))
-    written = write_gallery([run.folder], out, Settings(judging, data=(run.data,)))
+    written = write_gallery([run.folder], out, Settings(judging, data=(run.data,), options="--frame original"))
     return Gallery(out, embedded(out.read_text(), "payload"), written.n_images)
 
 
@@ -195,7 +195,7 @@ def test_the_large_view_holds_all_of_a_rollout(page: Page, gallery: Gallery) -> 
     text = page.evaluate("document.getElementById('detail').textContent")
     assert sample["why"] in text
     file = gallery.payload["files"][sample["file"]]
-    assert f"visionr1 explain {file} --row {sample['line']} --preset visionr1 --frame original --progress 0" in text
+    assert f"visionr1 explain {file} --row {sample['line']} --frame original --progress 0" in text
     row = page.evaluate(
         "(() => { const b = document.querySelector('#detail tr[data-i=\"1\"]').getBoundingClientRect();"
         " return [b.left + 20, b.top + b.height / 2]; })()"

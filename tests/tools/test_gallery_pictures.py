@@ -103,12 +103,14 @@ def test_the_command_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
     pages: list[bytes] = []
     for _ in range(2):
         out = tmp_path / "page.html"
-        result = run_command(run.folder, "--data", run.data, "--out", out, "--title", "A <b>run</b>", "--no-causes")
+        options = ("--title", "A <b>run</b>", "--no-causes", "--preset", "visionr1", "--route", "counting=counting-mra")
+        result = run_command(run.folder, "--data", run.data, "--out", out, *options)
         assert result.exit_code == 0, result.output
         assert f"{out}: {run.n_rollouts} rollouts of {run.n_prompts} prompts" in result.output
         assert f"12 images, {out.stat().st_size / 1e6:.1f} MB" in result.output
         pages.append(out.read_bytes())
     assert b"<title>A &lt;b&gt;run&lt;/b&gt;" in pages[0]
+    assert b'"options":"--preset visionr1 --route counting=counting-mra"' in pages[0]
     assert pages[0] == pages[1]
 
 

@@ -47,7 +47,7 @@ PLAIN_WIDTH = 160
 """Width without a terminal."""
 
 
-@takes(*SPOKEN, "max_tokens", "progress", "stage", "total_steps")
+@takes("route", *SPOKEN, "max_tokens", "progress", "stage", "total_steps")
 def explain(
     source: Annotated[
         str | None,

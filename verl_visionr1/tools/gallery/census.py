@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rewards import Preset
 from verl_visionr1.rollouts.inference import Sample
 from verl_visionr1.rollouts.judged import Floats, Ints, Judged, TableBuilder, groups_of
 from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment
@@ -38,10 +37,8 @@ class Settings:
         limit: most rollouts that are shown, in whole prompt groups; curves use all rollouts.
         side: longer side of a picture in pixels.
         has_causes: whether to compute the first line of `visionr1 explain` for each shown rollout: 2 to 30 ms each.
-        files: task -> YAML file of its preset, "" -> that of the other tasks, for the commands in the page; presets
-            without a file are named by their name.
         validation_names: folders of the run's validation dumps.
-        is_run: whether all settings are those of the run record, so that the commands in the page need no options.
+        options: of `visionr1 explain`, for the commands in the page; the progress of each row is added.
         on_error: what to do with a row that cannot be read or scored: "fail", or "skip", which counts it.
 
     Raises:
@@ -54,25 +51,16 @@ class Settings:
     limit: int = 4000
     side: int = 320
     has_causes: bool = True
-    files: Mapping[str, str] = field(default_factory=dict[str, str])
     columns: Columns = field(default_factory=Columns)
     on_error: OnError = "skip"
     validation_names: tuple[str, ...] = ()
-    is_run: bool = False
+    options: str = ""
 
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise RowsError(f"--limit {self.limit}: needs at least 1")
         if not 32 <= self.side <= 2048:
             raise RowsError(f"--side {self.side}: needs 32 to 2048")
-
-    def preset_argument(self, preset: Preset) -> str:
-        """Value of `--preset` of `visionr1 explain` for a preset; "" if none is needed."""
-        if self.is_run:
-            return ""
-        tasks = [task for task, routed in self.judging.by_task.items() if routed is preset]
-        keys = [*([""] if preset is self.judging.preset else []), *tasks]
-        return next((self.files[key] for key in keys if key in self.files), preset.name)
 
     def judging_of(self, dump: Dump) -> Judging:
         """How the rollouts of a dump are scored: training at each step's thresholds, validation at the final ones."""

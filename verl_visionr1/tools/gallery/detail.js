@@ -130,8 +130,8 @@ function origin(sample) {
   const file = DATA.files[sample.file];
   const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const when = sample.group.progress === null ? "" : ` --progress ${sample.group.progress}`;
-  const preset = sample.preset.preset_argument ? ` --preset ${quote(sample.preset.preset_argument)} ${DATA.response}` : ""; // a run knows itself
-  const command = `visionr1 explain ${quote(file)} --row ${sample.line}${preset}${when}`;
+  const options = DATA.options ? ` ${DATA.options}` : "";
+  const command = `visionr1 explain ${quote(file)} --row ${sample.line}${options}${when}`;
   const length = sample.tokens ? `${plural(sample.tokens, "token")}, ` : "";
   return [
     h("p", { class: "fine" }, `${length}${plural(sample.chars, "character")}. ${file}:${sample.line}`),

@@ -76,7 +76,7 @@ class Entries:
             "files": list(self._files),
             "sources": list(self._sources),
             "causes": list(self._causes),
-            "presets": [_preset(it, self._settings.preset_argument(it)) for _, it in self._presets.values()],
+            "presets": [_preset(it) for _, it in self._presets.values()],
             "thresholds": [dataclasses.asdict(it) for it in self._thresholds],
             "prompts": self._prompts,
             "groups": groups,
@@ -170,11 +170,9 @@ def _progress(moment: Moment, step: int | None) -> float | None:
     return moment.progress
 
 
-def _preset(preset: Preset, argument: str) -> Row:
-    """A preset for the page; `argument`: its value of `--preset`."""
+def _preset(preset: Preset) -> Row:
     return {
         "name": preset.name,
-        "preset_argument": argument,
         "criteria": [criterion.name for criterion in preset.criteria],
         "weights": [criterion.weight for criterion in preset.criteria],
         "about": [about(criterion.fn) for criterion in preset.criteria],

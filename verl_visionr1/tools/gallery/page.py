@@ -82,7 +82,7 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         "preset": settings.judging.preset.name,
         "frame": settings.judging.frame.name,
         "moment": str(settings.judging.moment),
-        "response": "" if settings.is_run else _response_options(settings.judging),
+        "options": settings.options,
         **entries.rows(),
         "dumps": names,
         "kinds": [{"name": kind, "colour": f"rgb{COLOURS.get(kind, MISSED_TARGET)}"} for kind in KINDS],
@@ -104,20 +104,6 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         n_images=sum(map(bool, encoded)),
         notes=tuple(payload["notes"]),
     )
-
-
-def _response_options(judging: Judging) -> str:
-    """Options of `visionr1 explain` for the response context."""
-    processing = judging.processing
-    flags: dict[str, object] = {
-        "frame": judging.frame.name,
-        "min-pixels": processing.min_pixels,
-        "max-pixels": processing.max_pixels,
-        "processed": processing.fixed_wh and "x".join(map(str, processing.fixed_wh)),
-        "max-tokens": judging.max_tokens,
-        "reasoning": None if judging.reasoning == "auto" else judging.reasoning,
-    }
-    return " ".join(f"--{name} {value}" for name, value in flags.items() if value is not None)
 
 
 def _render(payload: dict[str, Any], pictures: list[str]) -> bytes:
