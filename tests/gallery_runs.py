@@ -20,8 +20,6 @@ LIST = f"Locate every item from the category list in the image. The category set
 
 
 class Prompt(NamedTuple):
-    """One row of the data."""
-
     question: str
     source: str
     target: Target
@@ -53,16 +51,16 @@ def make_run(
                 for s in range(n_samples)
             ]
         write_lines(folder / "rollouts" / f"{step}.jsonl", rows)
-    n_validated = min(n_validated, n_prompts)
-    for step in range(0, n_steps + 1, max(n_steps // 3, 1)):
+    validated = range(min(n_validated, n_prompts))
+    steps = range(0, n_steps + 1, max(n_steps // 3, 1))
+    for step in steps:
         rows = [
             rollout(prompts[p], answer(prompts[p].target, random.Random(p), step / n_steps), step, 0, f"v{p}_0_0")
-            for p in range(n_validated)
+            for p in validated
         ]
         write_lines(folder / "validation" / f"{step}.jsonl", rows)
-    n_rollouts = n_prompts * n_samples + n_validated * len(list((folder / "validation").iterdir()))
     write_metrics(folder, n_steps)
-    return Run(folder, data, n_rollouts, n_prompts)
+    return Run(folder, data, n_prompts * n_samples + len(validated) * len(steps), n_prompts)
 
 
 def make_prompts(folder: Path, n: int) -> list[Prompt]:
@@ -136,22 +134,19 @@ def answer(target: Target, rng: random.Random, skill: float) -> str:
     if rng.random() < 0.06 * (1.2 - skill):
         return "I am sorry, I cannot see any of these objects in the image."
     spread = rng.choice((0.4, 1.0, 1.8)) * (2.0 + 14.0 * (1.0 - skill))
-    items: list[tuple[list[int], str]] = []
+    items: list[dict[str, Any]] = []
     for box, label in zip(target.boxes_xyxy, target.labels, strict=True):
         if rng.random() < 0.2 * (1.1 - skill):
             continue  # missed
-        box = [round(value + rng.gauss(0.0, spread)) for value in box]
-        if rng.random() < 0.14 * (1.3 - skill):
-            label = rng.choice(CATEGORIES)
-        items.append((box, label))
-        if rng.random() < 0.10 * (1.3 - skill):
-            items.append(([value + rng.randint(-2, 2) for value in box], label))
+        wrong = rng.random() < 0.14 * (1.3 - skill)
+        item = {"bbox_2d": [round(value + rng.gauss(0.0, spread)) for value in box]}
+        item |= {"label": rng.choice(CATEGORIES) if wrong else label}
+        items += [item] * (1 + (rng.random() < 0.10 * (1.3 - skill)))
     for _ in range(rng.choice((0, 0, 0, 1, 2)) if rng.random() > skill * 0.8 else 0):
         x, y = rng.randint(0, 380), rng.randint(0, 260)
-        items.append(([x, y, x + rng.randint(20, 100), y + rng.randint(20, 100)], rng.choice(CATEGORIES)))
-    text = ",\n  ".join(json.dumps({"bbox_2d": box, "label": label}) for box, label in items)
-    text = f"[\n  {text}\n]" if items else "[]"
-    fault = rng.random()
+        box = [x, y, x + rng.randint(20, 100), y + rng.randint(20, 100)]
+        items.append({"bbox_2d": box, "label": rng.choice(CATEGORIES)})
+    text, fault = json.dumps(items), rng.random()
     if fault < 0.06:
         text = text[: int(len(text) * 0.7)]  # the token limit
     elif fault < 0.12:

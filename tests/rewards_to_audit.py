@@ -26,17 +26,6 @@ def counts_objects(data_source: str, solution_str: str, ground_truth: str, extra
     return {"score": min(solution_str.count('"bbox_2d"') / n_target, 1.0), "data_source": data_source}
 
 
-_loaded: list[bool] = []
-
-
-def loads_at_first(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """Fast, but for the library that its first call loads."""
-    if not _loaded:
-        _loaded.append(True)
-        time.sleep(1.0)
-    return min(solution_str.count('"bbox_2d"') / max(len(json.loads(ground_truth)["boxes_xyxy"]), 1), 1.0)
-
-
 def substring_labels(completions: list[str], ground_truth: list[str], **columns: Any) -> list[float]:
     """TRL's signature; each target takes its best box, so duplicates and junk are free; labels by substring."""
     values: list[float] = []
@@ -58,21 +47,11 @@ def evaluates(text: str, ground_truth: str) -> float:
     return float(len(boxes) == len(json.loads(ground_truth)))
 
 
-def backtracks(completion: str, target: Any) -> float:
-    """A pattern that backtracks; it holds the interpreter, so that no thread could end it."""
-    return float(re.match(r"(\[*)*x", "[" * 30 if "NaN" in completion else completion) is not None)
-
-
 def dies(completion: str, target: Any) -> float:
     """Ends its process."""
     import os
 
     os._exit(3)
-
-
-def returns_text(completion: str, target: Any) -> Any:
-    """No number."""
-    return "good"
 
 
 def drifts(completion: str, target: Any, _state: list[int] = [0]) -> float:  # noqa: B006
@@ -104,13 +83,6 @@ def honest_chat(completions: list[list[dict[str, str]]], ground_truth: list[str]
     return [score(messages[-1]["content"], Target.from_json(truth)).value for messages, truth in pairs]
 
 
-def only_recall(matching: Any, *, at: float = 0.5) -> float:
-    """A criterion: junk is free."""
-    if not matching.n_target:
-        return float(not matching.n_predicted)
-    return sum(iou >= at for iou in matching.ious) / matching.n_target
-
-
 def lenient_to_small(matching: Any, target: Any, grid_wh: tuple[float, float]) -> float:
     """A criterion whose threshold falls to 0 for a box that is one step of the model's grid wide."""
     if not matching.n_predicted or not matching.n_target:
@@ -134,23 +106,11 @@ def strict_tags(completion: str, target: Any) -> float:
     return float(found is not None and bool(target.count) and int(found.group(1)) == target.count)
 
 
-def dozes(completion: str, target: Any) -> float:
-    """Busy with zebras."""
-    import time
-
-    time.sleep(0.05 * ("zebra" in completion))
+def dozes(completion: str, target: Any, _loaded: list[bool] = []) -> float:  # noqa: B006
+    """Busy with zebras, and with loading a library at its first call."""
+    time.sleep(0.2 if not _loaded else 0.1 * ("zebra" in completion))
+    _loaded.append(True)
     return honest(completion, target)
-
-
-def first_box(completion: str, target: Any) -> float:
-    """Judges the first box by the first target."""
-    found = _BOX.search(completion)
-    if found is None or not target.boxes_xyxy or "[" in found.group(1):
-        return float(found is None and not target.boxes_xyxy)
-    try:
-        return _iou([float(x) for x in found.group(1).split(",")], target.boxes_xyxy[0])
-    except ValueError:
-        return 0.0
 
 
 def wants_a_moon(text: str, moon: str, sun: str) -> float:

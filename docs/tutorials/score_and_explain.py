@@ -123,7 +123,7 @@ figure.tight_layout()
 from verl_visionr1.tools.audit import Limits, Subject, audit
 
 for name in ("visionr1", "visionr1-released"):
-    report = audit(Subject(name), ["detection"], limits=Limits(ms=1e6, long_ms=1e6), is_quick=True, isolated=False)
+    report = audit(Subject(name), ["detection"], limits=Limits(ms=1e6), is_quick=True, isolated=False)
     print(f"{name}: checks that failed: {', '.join(report.failed) or 'none'}")
 
 # %%

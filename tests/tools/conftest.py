@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from doctor_rows import N_IMAGES, SIZE
+from gallery_runs import Run, make_run
 
 from verl_visionr1.conversion import scenes
 from verl_visionr1.conversion.datasets import coco
@@ -28,3 +29,9 @@ def copy(clean: Path, tmp_path: Path) -> Path:
     for split in ("train", "val"):
         shutil.copy(clean / f"{split}.parquet", tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training run of four steps, for galleries; read only."""
+    return make_run(tmp_path_factory.mktemp("run"), n_prompts=12, n_samples=4, n_steps=4, n_validated=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from typing import Any
 
 from exams import TARGET
@@ -15,6 +16,8 @@ from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.tools.explain.explanation import Explanation, explain
 from verl_visionr1.tools.explain.page import page_of
 
+TO_TARGET = ("--target", TARGET.to_json())
+
 
 def explained(
     text: str, target: Target = TARGET, preset: str = "visionr1", progress: float | None = None, frame: str = "original"
@@ -22,15 +25,15 @@ def explained(
     return explain(text, target, PRESETS[preset], ResponseContext(FRAMES[frame]), progress=progress)
 
 
-def page(explanation: Explanation, width: int = 160) -> str:
-    console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
+def page(explanation: Explanation) -> str:
+    console = Console(record=True, width=160, file=StringIO())
     for part in page_of(explanation):
         console.print(part)
     return console.export_text()
 
 
-def run(*arguments: object, stdin: str | bytes | None = None) -> Any:
-    return CliRunner().invoke(app, ["explain", *map(str, arguments)], input=stdin)
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
 
 
 def dump_row(output: str, **more: object) -> str:

@@ -13,8 +13,7 @@ from gallery_runs import write_lines
 
 from verl_visionr1 import FRAMES, PRESETS, Target
 from verl_visionr1.rollouts.judging import Judging, Moment
-from verl_visionr1.tools.gallery.page import write_gallery
-from verl_visionr1.tools.gallery.settings import Settings, Written
+from verl_visionr1.tools.gallery.page import Settings, Written, write_gallery
 
 STEPS = 4
 JUDGING = Judging(PRESETS["visionr1"], FRAMES["original"], Moment(total_steps=STEPS))

@@ -12,14 +12,8 @@ from verl_visionr1.tools.audit import CHECKS
 from verl_visionr1.tools.audit.battery import battery, perfect_probes
 from verl_visionr1.tools.audit.callables import usual_format
 from verl_visionr1.tools.audit.checks import list_relations
-from verl_visionr1.tools.audit.scenes import JUNK, SIDE, SIZES, list_scenes
+from verl_visionr1.tools.audit.scenes import JUNK, SIDE, list_scenes
 from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Language
-
-
-def language_of(task: str, answer_format: str) -> Language:
-    form = FORMS[3] if answer_format == "vlmr1-json" else FORMS[0]
-    return Language(WRITERS[answer_format], form)
-
 
 KINDS = {
     **dict.fromkeys(("detection", "grounding"), ("boxes",)),
@@ -33,60 +27,39 @@ def test_what_is_written_reads_back(task: str, answer_format: str) -> None:
     """On every scene."""
     writer = WRITERS[answer_format]
     frame_wh = frame_named(writer.frame).size_wh((SIDE, SIDE))
-    scenes = {scene.name: scene for scene in list_scenes(task, writer.kind)}
-    for probe in perfect_probes(task, language_of(task, answer_format)):
-        items = scenes[probe.scene].items
+    items = {scene.name: scene.items for scene in list_scenes(task, writer.kind)}
+    language = Language(writer, FORMS[3] if answer_format == "vlmr1-json" else FORMS[0])
+    slack = 1.0 if answer_format == "paligemma" else 1e-6  # its last bin ends before the edge
+    for probe in perfect_probes(task, language):
         answer = FORMATS[answer_format].parse(probe.completion)
         assert answer.defects == (), (probe.completion, answer)
-        if writer.kind == "boxes":
-            spoken = to_original(answer.boxes_xyxy, frame_wh, (SIDE, SIDE))
-        else:
-            spoken = points_to_original(answer.points_xy, frame_wh, (SIDE, SIDE))
         if writer.kind == "count":
-            assert answer.count == len(items)
+            assert answer.count == len(items[probe.scene])
         elif writer.kind == "words":
-            assert answer.text == items[0][1]
+            assert answer.text == items[probe.scene][0][1]
         else:
-            slack = 1.0 if answer_format == "paligemma" else 1e-6  # its last bin ends before the edge
-            assert len(spoken) == len(items)
-            for place, (xs, _) in zip(spoken, items, strict=True):
+            boxes = to_original(answer.boxes_xyxy, frame_wh, (SIDE, SIDE))
+            read = boxes or points_to_original(answer.points_xy, frame_wh, (SIDE, SIDE))
+            assert len(read) == len(items[probe.scene])
+            for place, (xs, _) in zip(read, items[probe.scene], strict=True):
                 assert place == pytest.approx(xs, abs=slack)
-        if writer.kind in ("boxes", "points") and writer.has_labels:
-            assert answer.labels == tuple(label for _, label in items)
+            if writer.has_labels:
+                assert answer.labels == tuple(label for _, label in items[probe.scene])
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_relation_speaks_of_probes_that_exist(task: str) -> None:
-    probes = battery(task, Language(WRITERS[usual_format(task)], FORMS[0]))
-    together = {(a.name, b.name) for a in probes for b in probes if a.scene == b.scene}
-    missing = [r for r in list_relations(task) if (r.better, r.worse) not in together]
-    assert not missing
-    assert {relation.check for relation in list_relations(task)} <= set(CHECKS)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_probes_have_names_of_their_own(task: str) -> None:
+def test_probes_have_names_of_their_own_and_every_relation_speaks_of_them(task: str) -> None:
     probes = battery(task, Language(WRITERS[usual_format(task)], FORMS[0]))
     assert len({(probe.scene, probe.name) for probe in probes}) == len(probes)
-    texts = {probe.completion for probe in probes}
-    assert len(texts) > 100
-    assert max(map(len, texts)) > 900_000
-
-
-def test_sizes_are_those_of_the_grid() -> None:
-    """Every frame of whole numbers writes them exactly, and none smaller."""
-    scenes = {scene.name: scene.target.boxes_xyxy for scene in list_scenes("grounding", "boxes")}
-    assert {name: (x2 - x1, y2 - y1) for name in SIZES for x1, y1, x2, y2 in scenes[name]} == {
-        "step": (1, 1),
-        "thin": (1, 625),
-        "tiny": (4, 4),
-        "whole": (SIDE, SIDE),
-    }
+    assert len({probe.completion for probe in probes}) > 100
+    assert max(len(probe.completion) for probe in probes) > 900_000
+    together = {(a.name, b.name) for a in probes for b in probes if a.scene == b.scene}
+    assert not [r for r in list_relations(task) if (r.better, r.worse) not in together]
+    assert {relation.check for relation in list_relations(task)} <= set(CHECKS)
 
 
 def test_junk_lies_apart_from_every_object() -> None:
     for scene in list_scenes("detection", "boxes"):
-        if scene.name == "whole":
-            continue
-        assert all(iou(junk, box) == 0.0 for junk in JUNK for box in scene.target.boxes_xyxy)
-        assert all(0 <= x <= SIDE for junk in JUNK for x in junk)
+        if scene.name != "whole":
+            assert all(iou(junk, box) == 0.0 for junk in JUNK for box in scene.target.boxes_xyxy)
+    assert all(0 <= x <= SIDE for junk in JUNK for x in junk)

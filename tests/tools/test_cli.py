@@ -34,7 +34,7 @@ def test_a_shell_can_complete() -> None:
         (("score", "a.jsonl", "--on-error", "cry"), "--on-error"),
         (("explain", "--text", "7", "--target", "{}", "--reasoning", "on"), "--reasoning"),
         (("difficulty", "a.jsonl", "--data", "d.parquet", "--metric", "recall"), "--metric"),
-        (("gallery", "a.jsonl", "--sample", "some"), "--sample"),
+        (("gallery", "a.jsonl", "--limit", "some"), "--limit"),
         (("eval", "--out", "o", "--recompute", "--confidence", "sure"), "--confidence"),
         (("doctor", "a.parquet", "--verl", "maybe"), "--verl"),
         (("plan", "--attention", "x"), "--attention"),

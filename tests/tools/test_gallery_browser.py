@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
 from browser import Page, opened_browser
+from gallery_pages import JUDGING, dump, embedded
 from gallery_runs import make_run, write_lines
 from PIL import Image
 
 from verl_visionr1 import FRAMES, PRESETS, Target
 from verl_visionr1.rollouts.judging import Judging, Moment
-from verl_visionr1.tools.gallery.page import write_gallery
-from verl_visionr1.tools.gallery.settings import Settings
+from verl_visionr1.tools.gallery.page import Settings, write_gallery
 
 SHOWN = "performance.getEntriesByName('gallery-shown').length > 0"
-MAX_BYTES = 5_000_000
 MAX_SECONDS = 20.0
 """Until the page of 2,000 rollouts is drawn, on a machine that may be busy: 0.3 s on a calm one."""
 
 
 class Gallery(NamedTuple):
-    """A page, and its payload."""
-
     file: Path
     payload: dict[str, Any]
     n_images: int
@@ -42,20 +39,20 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    return make_gallery(tmp_path_factory.mktemp("run"), n_prompts=80)
+    return make_gallery(tmp_path_factory.mktemp("run"), n_prompts=40)
 
 
 def make_gallery(folder: Path, n_prompts: int) -> Gallery:
     """Prompts of 8 rollouts over 10 steps, and a little validation."""
     run = make_run(folder, n_prompts=n_prompts, n_samples=8, n_steps=10)
-    judging = Judging(PRESETS["visionr1"], FRAMES["original"], Moment(total_steps=10))
-    with (run.folder / "validation" / "9.jsonl").open("a") as file:  # a reward of other weights
-        row = json.loads((run.folder / "validation" / "9.jsonl").read_text().splitlines()[-1])
+    last = run.folder / "validation" / "9.jsonl"
+    row = json.loads(last.read_text().splitlines()[-1])
+    with last.open("a") as file:  # a reward of other weights
         file.write(json.dumps(row | {"uid": "other_0_0", "score": 0.123}) + "\n")
     out = run.folder / "gallery.html"
-    written = write_gallery([run.folder], out, Settings(judging, data=(run.data,)))
-    text = out.read_text().partition('id="payload">')[2].partition("</script>")[0]
-    return Gallery(out, json.loads(text), written.n_images)
+    judging = Judging(PRESETS["visionr1"], FRAMES["original"], Moment(total_steps=10))
+    written = write_gallery([run.folder], out, Settings(judging, data=(run.data,), options="--frame original"))
+    return Gallery(out, embedded(out.read_text(), "payload"), written.n_images)
 
 
 def counts(page: Page) -> tuple[int, int]:
@@ -77,40 +74,19 @@ def groups_of(gallery: Gallery) -> list[tuple[dict[str, Any], list[dict[str, Any
     return [(group, samples[group["first"] : group["first"] + group["n"]]) for group in gallery.payload["groups"]]
 
 
-# ------------------------------------------------------------------------------------------------ the page
-
-
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_two_thousand_rollouts_are_there_at_once(page: Page, tmp_path: Path) -> None:
     gallery = make_gallery(tmp_path, n_prompts=250)
     page.open(gallery.file, until=SHOWN)
     seconds = page.evaluate("performance.getEntriesByName('gallery-shown')[0].startTime") / 1000
-    size = gallery.file.stat().st_size
-    told = f"{len(gallery.payload['samples'])} rollouts, {size / 1e6:.2f} MB, drawn after {seconds:.2f} s"
-    print(f"\ngallery: {told}")  # noqa: T201 - seen with pytest -s
-    assert len(gallery.payload["samples"]) > 2000
-    assert gallery.n_images == 250
-    assert size < MAX_BYTES
-    assert seconds < MAX_SECONDS
+    size, n = gallery.file.stat().st_size, len(gallery.payload["samples"])
+    print(f"\ngallery: {n} rollouts, {size / 1e6:.2f} MB, drawn after {seconds:.2f} s")  # noqa: T201 - seen with -s
+    assert (n > 2000, gallery.n_images, size < 5_000_000, seconds < MAX_SECONDS) == (True, 250, True, True)
     assert page.complaints == []
     assert page.requests == [gallery.file.resolve().as_uri()], "nothing else is asked for"
-    n_cards = page.evaluate("document.querySelectorAll('.card').length")
-    assert counts(page) == (n_cards, len(gallery.payload["samples"]))
+    assert counts(page) == (page.evaluate("document.querySelectorAll('.card').length"), n)
     assert 2 <= page.evaluate("document.querySelectorAll('.card.filled').length") < 20, "only what is near is drawn"
-    assert page.evaluate("document.querySelector('.card .tiles').children.length") == 8
-    assert page.evaluate("document.querySelectorAll('.curve .line').length") >= 10
-
-
-def test_cards_are_drawn_when_they_come_near(page: Page, gallery: Gallery) -> None:
-    page.open(gallery.file, until=SHOWN)
-    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-    page.wait("[...document.querySelectorAll('.card')].at(-1).matches('.filled')")
-    page.wait("!document.querySelector('.card').firstChild")
-    page.wait("[...document.querySelectorAll('.card img')].every((img) => img.complete && img.naturalWidth === 320)")
-    assert page.evaluate("document.querySelectorAll('.card:not(:empty)').length") < 20
-    page.evaluate("window.scrollTo(0, 0)")
-    page.wait("document.querySelector('.card .tile') !== null")
 
 
 def test_a_tile_says_what_its_rollout_scored(page: Page, gallery: Gallery) -> None:
@@ -128,55 +104,50 @@ def test_a_tile_says_what_its_rollout_scored(page: Page, gallery: Gallery) -> No
         assert float(tile[1].replace("\u2212", "-")) == pytest.approx(sample["advantage"], abs=6e-3)
         assert tile[2:4] == [len(sample["predictions"]), n_objects]
         assert [float(text) for text in tile[4]] == pytest.approx(sample["metrics"][:3], abs=6e-3)
-
-
-# ------------------------------------------------------------------------------------------------ filters
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")  # cards are drawn when they come near
+    page.wait("[...document.querySelectorAll('.card')].at(-1).matches('.filled')")
+    page.wait("!document.querySelector('.card').firstChild")
+    page.wait("[...document.querySelectorAll('.card img')].every((img) => img.complete && img.naturalWidth === 320)")
 
 
 def test_filters_in_the_address(page: Page, gallery: Gallery) -> None:
     payload = gallery.payload
     trained = [(group, samples) for group, samples in groups_of(gallery) if group["n_all"] > 1]
     recall = payload["presets"][0]["metrics"].index("recall")
-    junk = [kind["name"] for kind in payload["kinds"]].index("junk")
-    missed = [kind["name"] for kind in payload["kinds"]].index("missed")
+    kinds = [kind["name"] for kind in payload["kinds"]]
     duplicate = payload["causes"].index("duplicate")
+    prompts = payload["prompts"]
 
-    def hits(fits: Any) -> tuple[int, int]:
+    def hits(fits: Callable[[dict[str, Any], dict[str, Any]], bool]) -> tuple[int, int]:
         kept = [n for group, samples in trained if (n := sum(1 for sample in samples if fits(group, sample)))]
         return len(kept), sum(kept)
 
-    cases: list[tuple[dict[str, str], Any]] = [
+    cases: list[tuple[dict[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]]] = [
         ({}, lambda group, sample: True),
         ({"flat": "1"}, lambda group, sample: group["is_flat"]),
         ({"against": "1"}, lambda group, sample: group["against"] > 0),
         ({"from": "2", "to": "4"}, lambda group, sample: 2 <= group["step"] <= 4),
         ({"min": "0.9"}, lambda group, sample: sample["reward"] >= 0.9),
         ({"criterion": "recall", "high": "0.25"}, lambda group, sample: sample["metrics"][recall] <= 0.25),
-        ({"source": payload["sources"][1]}, lambda group, sample: payload["prompts"][group["prompt"]]["source"] == 1),
-        ({"task": "grounding"}, lambda group, sample: payload["prompts"][group["prompt"]]["task"] == "grounding"),
+        ({"source": payload["sources"][1]}, lambda group, sample: prompts[group["prompt"]]["source"] == 1),
+        ({"task": "grounding"}, lambda group, sample: prompts[group["prompt"]]["task"] == "grounding"),
         ({"cause": "duplicate"}, lambda group, sample: sample["cause"] == duplicate),
-        ({"kind": "junk"}, lambda group, sample: any(prediction[0] == junk for prediction in sample["predictions"])),
-        ({"kind": "missed"}, lambda group, sample: missed in sample["objects"]),
+        ({"kind": "junk"}, lambda group, sample: any(kinds[it[0]] == "junk" for it in sample["predictions"])),
+        ({"kind": "missed"}, lambda group, sample: kinds.index("missed") in sample["objects"]),
         ({"q": "LET ME KNOW"}, lambda group, sample: "let me know" in sample["text"].lower()),
     ]
     for state, fits in cases:
         assert asked(page, gallery, dump="rollouts", **state) == hits(fits), state
-    assert hits(cases[0][1]) == (80, 640)
-    differing = sum(sample["differs"] for sample in payload["samples"])
-    assert asked(page, gallery, differs="1")[1] == differing > 0
+    assert hits(cases[0][1]) == (40, 320)
+    assert asked(page, gallery, differs="1")[1] == sum(sample["differs"] for sample in payload["samples"]) > 0
     assert asked(page, gallery, q="no such words") == (0, 0)
     assert page.evaluate("document.querySelector('.empty').textContent")
-    everything = asked(page, gallery)
-    assert asked(page, gallery, nonsense="1", min="x", sort="constructor", open="-1") == everything
-
-
-def test_rows_are_sorted(page: Page, gallery: Gallery) -> None:
     asked(page, gallery, dump="rollouts", sort="spread")
     facts = page.evaluate("[...document.querySelectorAll('.card.filled .facts')].map((f) => f.children[1].textContent)")
     values = [float(text.removeprefix("std ")) for text in facts]
-    assert len(values) >= 2
-    assert values == sorted(values, reverse=True)
-    assert values[0] == pytest.approx(max(group["std"] for group, _ in groups_of(gallery)), abs=6e-4)
+    assert (len(values) > 1, values) == (True, sorted(values, reverse=True))
+    everything = asked(page, gallery)
+    assert asked(page, gallery, nonsense="1", min="x", sort="constructor", open="-1") == everything
 
 
 def test_the_form_writes_the_address_and_reset_clears_it(page: Page, gallery: Gallery) -> None:
@@ -195,13 +166,8 @@ def test_the_form_writes_the_address_and_reset_clears_it(page: Page, gallery: Ga
     n = sum(group["n_all"] == 1 for group, _ in groups_of(gallery))
     assert counts(page) == (8, n), "the rollouts of a prompt, one a step, are side by side"
     page.wait("document.querySelector('.card.filled .step') !== null")  # cards are filled when they come into view
-    steps = page.evaluate(
-        "[...document.querySelector('.card.filled').querySelectorAll('.step')].map((e) => e.textContent)"
-    )
-    assert steps == ["step 0", "step 3", "step 6", "step 9"]
-
-
-# ------------------------------------------------------------------------------------------------ one rollout
+    steps = "[...document.querySelector('.card.filled').querySelectorAll('.step')].map((e) => e.textContent)"
+    assert page.evaluate(steps) == ["step 0", "step 3", "step 6", "step 9"]
 
 
 def test_keys_walk_through_rollouts(page: Page, gallery: Gallery) -> None:
@@ -226,20 +192,19 @@ def test_the_large_view_holds_all_of_a_rollout(page: Page, gallery: Gallery) -> 
     number, sample = next((i, s) for i, s in enumerate(gallery.payload["samples"]) if len(s["predictions"]) >= 3)
     page.open(gallery.file, f"#open={number}", SHOWN)
     assert page.evaluate("document.querySelector('#detail .completion').textContent") == sample["text"]
-    assert page.evaluate("document.querySelectorAll('#detail mark').length") == len(sample["predictions"])
     text = page.evaluate("document.getElementById('detail').textContent")
     assert sample["why"] in text
     file = gallery.payload["files"][sample["file"]]
-    assert f"visionr1 explain {file} --row {sample['line']} --preset visionr1 --frame original --progress 0" in text
+    assert f"visionr1 explain {file} --row {sample['line']} --frame original --progress 0" in text
     row = page.evaluate(
         "(() => { const b = document.querySelector('#detail tr[data-i=\"1\"]').getBoundingClientRect();"
         " return [b.left + 20, b.top + b.height / 2]; })()"
     )
     page.pointer("mouseMoved", *row)
-    page.wait("document.querySelectorAll('#detail .hot').length >= 3")
+    page.wait("document.querySelectorAll('#detail .hot').length >= 2")
     hot = page.evaluate("[...document.querySelectorAll('#detail .hot')].map((e) => [e.tagName, e.dataset.i])")
+    assert {("rect", "1"), ("TR", "1")} <= {(name, i) for name, i in hot}
     assert {i for _, i in hot} == {"1"}
-    assert {"rect", "MARK", "TR"} <= {name for name, _ in hot}
     assert page.evaluate("document.querySelector('.said').textContent").startswith("2 ")
 
 
@@ -255,18 +220,15 @@ def test_a_curve_leads_to_its_step(page: Page, gallery: Gallery) -> None:
     for kind in ("mousePressed", "mouseReleased"):
         page.pointer(kind, *at)
     page.wait("location.hash === '#from=10&to=10'")
-    assert counts(page) == (8, 64)
+    assert counts(page) == (4, 32)
 
-
-# ------------------------------------------------------------------------------------------------ hostile rollouts
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script>",
     "<img src=x onerror='window.pwned = 1'>",
     "<svg onload='window.pwned = 1'><style>* { display: none }</style>",
     "--><!--<script>window.pwned = 1</script>",
-    "\u2028\u2029window.pwned = 1\u0000\u0007",
-    "\ud800 half \udfff, \u202eright to left\u202c, \u200bnothing",
+    "\u2028\u2029window.pwned = 1\u0000\u0007\ud800 half \udfff, \u202eright to left\u202c, \u200bnothing",
     "${window.pwned = 1} {{ 7 * 7 }} {% raw %} &lt;b&gt; &amp; \\u003cb>",
     "<iframe srcdoc='<script>parent.pwned = 1</script>'></iframe><base href='https://example.org/'>",
     "x" * 1_000_000,
@@ -287,37 +249,32 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label, whole = text[:60], text[:60].encode(errors="replace").decode()
         box = Target(task="detection", size_wh=(64, 48), boxes_xyxy=[[4, 4, 30, 30]], labels=[whole])
         said = text + json.dumps([{"bbox_2d": [4, 4, 30, 30], "label": label}])
-        shared = {"input": text, "data_source": label, "step": 1}
-        rows.append({**shared, "output": said, "gts": box.to_json(), "uid": f"{i}_0_0"})
-        truth = Target(task="text", answer=whole)
-        rows.append({**shared, "output": f"<answer>{text}</answer>", "gts": truth.to_json(), "uid": f"t{i}_0_0"})
+        rows.append({"input": text, "data_source": label, "output": said, "gts": box.to_json(), "uid": f"{i}_0_0"})
+    truth = Target(task="text", answer=HOSTILE[0]).to_json()
+    rows.append({"input": "?", "output": f"<answer>{HOSTILE[0]}</answer>", "gts": truth, "uid": "t_0_0"})
     write_lines(folder / "1.jsonl", rows)
     out = folder.parent / "hostile.html"
-    settings = Settings(Judging(PRESETS["visionr1"], FRAMES["original"]), title=HOSTILE[0])
-    written = write_gallery([folder], out, settings)
-    assert written.n_rollouts == 2 * len(HOSTILE)
+    written = write_gallery([folder], out, Settings(Judging(PRESETS["visionr1"], FRAMES["original"]), title=HOSTILE[0]))
+    assert written.n_rollouts == len(rows)
     assert written.n_bytes < 1_000_000, "a long text is shortened"
     return out
 
 
 def test_what_a_model_wrote_is_shown_and_never_obeyed(page: Page, hostile: Path) -> None:
-    for i in range(2 * len(HOSTILE)):
+    unseen = f"/{UNSEEN.pattern.encode('unicode_escape').decode()}/.test(document.body.innerText)"
+    own = "document.querySelectorAll('iframe, base, object, embed, body style, [onerror], [onload], [style*=url]')"
+    for i, text in enumerate((*HOSTILE, HOSTILE[0])):
         page.open(hostile, f"#open={i}", SHOWN)
-        assert page.complaints == []
-        assert page.requests == [hostile.resolve().as_uri()]
-        assert page.evaluate("window.pwned") is None
+        assert (page.complaints, page.requests) == ([], [hostile.resolve().as_uri()])
         shown = page.evaluate("document.querySelector('#detail .completion').textContent")
-        assert shown.removeprefix("<answer>").startswith(spelled(HOSTILE[i // 2][:5000]))
-        assert (
-            page.evaluate(f"/{UNSEEN.pattern.encode('unicode_escape').decode()}/.test(document.body.innerText)")
-            is False
-        )
-        own = "document.querySelectorAll('iframe, base, object, embed, body style, [onerror], [onload], [style*=url]')"
+        assert shown.removeprefix("<answer>").startswith(spelled(text[:5000]))
+        assert ("characters left out" in shown) == (len(text) > 100_000)
+        assert page.evaluate(unseen) is False
         assert page.evaluate(f"{own}.length + document.querySelectorAll('script').length") == 3
+        assert page.evaluate("window.pwned") is None
     page.evaluate("document.querySelectorAll('#list details').forEach((details) => { details.open = true; })")
     page.evaluate("new Promise((done) => setTimeout(done, 50))")
     assert page.evaluate("window.pwned") is None
-    assert page.evaluate("document.querySelector('.left-out').textContent.includes('characters left out')")
 
 
 def test_the_policy_refuses_scripts_and_the_network(page: Page, hostile: Path) -> None:
@@ -329,11 +286,9 @@ def test_the_policy_refuses_scripts_and_the_network(page: Page, hostile: Path) -
         " document.body.append(link); link.click();"
         " new Image().src = 'https://example.org/x.png'; })()"
     )
-    fetched = page.evaluate("fetch('https://example.org/').then(() => 'fetched', () => 'refused')")
-    assert fetched == "refused"
+    assert page.evaluate("fetch('https://example.org/').then(() => 'fetched', () => 'refused')") == "refused"
     assert page.evaluate("window.pwned") is None
-    refused = [complaint for complaint in page.complaints if "Content Security Policy" in complaint]
-    assert len(refused) >= 4
+    assert sum("Content Security Policy" in complaint for complaint in page.complaints) >= 4
     assert page.requests == [hostile.resolve().as_uri()]
 
 
@@ -344,10 +299,8 @@ def test_every_task_has_its_tile(page: Page, tmp_path: Path) -> None:
         (Target(task="pointing", **cat), '[{"point_2d": [80, 80], "label": "cat"}]'),
         (Target(task="text", answer="a dog"), "the dog"),
     ]
-    dump = [{"input": "?", "output": said, "gts": target.to_json(), "uid": target.task} for target, said in rows]
-    write_lines(tmp_path / "1.jsonl", dump)
-    settings = Settings(Judging(PRESETS["visionr1"], FRAMES["original"]))
-    write_gallery([tmp_path / "1.jsonl"], tmp_path / "tasks.html", settings)
+    made = [{"output": said, "gts": target.to_json(), "uid": target.task} for target, said in rows]
+    write_gallery([dump(tmp_path / "1.jsonl", *made)], tmp_path / "tasks.html", Settings(JUDGING))
     tiles = []
     for i in range(3):
         page.open(tmp_path / "tasks.html", f"#open={i}", SHOWN)
@@ -356,32 +309,25 @@ def test_every_task_has_its_tile(page: Page, tmp_path: Path) -> None:
         tiles.append(page.evaluate(f"document.querySelectorAll('.tile')[{i}].innerText"))
     assert page.evaluate("document.querySelectorAll('.tile circle.prediction, .tile rect.object').length") == 2
     detail = page.evaluate("document.getElementById('detail').innerText")
-    assert "'the dog'" in detail
-    assert "'a dog'" in detail
-    assert "count off by 2" in tiles[0]
+    assert ("'the dog'" in detail, "'a dog'" in detail, "count off by 2" in tiles[0]) == (True, True, True)
 
 
-# ------------------------------------------------------------------------------------------------ looks
-
-
-@pytest.mark.parametrize("width", [1400, 900, 420])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (900, "dark"), (420, "light")])
 def test_it_fits_and_can_be_read(page: Page, gallery: Gallery, width: int, scheme: str, tmp_path: Path) -> None:
     page.look(width, 900, scheme)
+    unlabelled = (
+        "[...document.querySelectorAll('input, select, button')].filter((element) =>"
+        " !element.labels?.length && !element.textContent && !element.getAttribute('aria-label')).length"
+    )
     try:
-        for fragment in ("#curves=all", "#open=3"):
+        for fragment in ("#curves=all", "#open=3", ""):
             page.open(gallery.file, fragment, SHOWN)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
-        page.open(gallery.file, until=SHOWN)
         page.screenshot(tmp_path / "seen.png")
         with Image.open(tmp_path / "seen.png") as seen:
             assert seen.size == (width, 900)
             corner = seen.convert("L").getpixel((2, 2))
         assert (corner < 60) if scheme == "dark" else (corner > 200)
-        unlabelled = (
-            "[...document.querySelectorAll('input, select, button')].filter((element) =>"
-            " !element.labels?.length && !element.textContent && !element.getAttribute('aria-label')).length"
-        )
         assert page.evaluate(unlabelled) == 0
     finally:
         page.look(1400, 1000)

@@ -41,11 +41,13 @@ def test_means_and_groups_by_hand() -> None:
     assert coco.metrics["iou_mean"] == pytest.approx((1 + 0 + 0.6 + 0.4 + 0.4) / 5)
     assert (everything.unreadable, coco.unreadable, own.unreadable) == pytest.approx((3 / 7, 1 / 5, 1.0))
     assert (everything.n_groups, coco.n_groups, own.n_groups) == (3, 2, 1)
-    assert everything.group_std == pytest.approx(0.5**0.5 / 3)
-    assert coco.group_std == pytest.approx(0.5**0.5 / 2)
+    assert (everything.group_std, coco.group_std) == pytest.approx((0.5**0.5 / 3, 0.5**0.5 / 2))
     zero_std = [numbers.frac_reward_zero_std for numbers in (everything, coco, own)]
     assert zero_std == pytest.approx([2 / 3, 1 / 2, 1.0])
     assert everything.reward_zero_std == pytest.approx(1 / 6)
+    alone = rescore([rollout(PERFECT, "a"), rollout(PROSE, "b")], judging()).overall
+    spread = (alone.group_std, alone.reward_zero_std, alone.frac_reward_zero_std)
+    assert (alone.n_groups, *spread) == (0, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -57,38 +59,24 @@ def test_groups_that_may_not_be_the_runs_are_named(groups: str, n_by_text: int, 
     assert all("--column" in hint for hint in report.hints)
 
 
-def test_without_groups_there_is_no_spread() -> None:
-    numbers = rescore([rollout(PERFECT, "a"), rollout(PROSE, "b")], judging()).overall
-    assert (numbers.n_groups, numbers.group_std, numbers.reward_zero_std) == (0, None, None)
-    assert numbers.frac_reward_zero_std is None
+VALUE = st.sampled_from([0.0, 0.1, 0.3, 0.1 + 0.2, 1 / 3, 1.0])
 
 
-REWARDS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 0.1, 0.3, 1 / 3, 1.0])), min_size=1, max_size=40)
-
-
-@given(REWARDS)
-@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), VALUE), min_size=1, max_size=40))
+@settings(max_examples=40, deadline=None)
 def test_the_table_is_what_numpy_says(rewards: list[tuple[int, float]]) -> None:
     builder = TableBuilder()
     for group, value in rewards:
         builder.add(rollout("", str(group)), PRESETS["visionr1"], Score(value, {"parsed": value}))
     numbers = numbers_of(builder.table())
-    values = np.array([value for _, value in rewards])
-    groups = np.array([group for group, _ in rewards])
+    groups, values = np.array(rewards).T
     members = [values[groups == g] for g in np.unique(groups) if (groups == g).sum() > 1]
-    assert numbers.reward == pytest.approx(values.mean())
-    assert numbers.metrics["parsed"] == pytest.approx(values.mean())
+    assert (numbers.reward, numbers.metrics["parsed"]) == pytest.approx((values.mean(), values.mean()))
     assert numbers.n_groups == len(members)
     if members:
         assert numbers.group_std == pytest.approx(np.mean([np.std(m, ddof=1) for m in members]), abs=1e-9)
-        assert numbers.frac_reward_zero_std == pytest.approx(np.mean([np.std(m) < 1e-9 for m in members]))
-
-
-def test_rounding_is_no_spread() -> None:
-    builder = TableBuilder()
-    for value in (0.1 + 0.2, 0.3):
-        builder.add(rollout(""), PRESETS["visionr1"], Score(value, {}))
-    assert numbers_of(builder.table()).frac_reward_zero_std == 1.0
+        flat = [np.std(m) < 1e-9 for m in members]  # rounding is no spread
+        assert numbers.frac_reward_zero_std == pytest.approx(np.mean(flat))
 
 
 def test_rows_of_another_task_go_to_their_own_preset() -> None:
@@ -98,13 +86,6 @@ def test_rows_of_another_task_go_to_their_own_preset() -> None:
     assert report.routed == {"detection": "visionr1", "counting": TASK_PRESETS["counting"]}
     own = score("3", many, preset=TASK_PRESETS["counting"]).value
     assert report.overall.reward == pytest.approx((1.0 + 2.6 / 3 + own) / 3)
-
-
-def test_presets_of_one_name_do_not_mix() -> None:
-    ours = replace(PRESETS["visionr1"], tasks=("grounding",), criteria=PRESETS["visionr1"].criteria[:1])
-    report = rescore([rollout(FAIR, target=ONE), rollout(FAIR)], replace(judging(), preset=ours))
-    assert report.overall.metrics["recall"] == 1.0, "a mean over the rows that have it"
-    assert report.overall.n == 2
 
 
 MOMENTS = {
@@ -119,20 +100,15 @@ MOMENTS = {
 
 @pytest.mark.parametrize(("moment", "value"), MOMENTS.values(), ids=MOMENTS)
 def test_the_moment_sets_the_thresholds(moment: Moment, value: float) -> None:
-    report = rescore([rollout(FAIR, step=2)], judging(moment=moment))
-    assert report.overall.reward == pytest.approx(value)
+    assert rescore([rollout(FAIR, step=2)], judging(moment=moment)).overall.reward == pytest.approx(value)
 
 
 BAD_MOMENTS = {
     "two at once": (lambda: Moment(0.5, 1), "--progress 0.5 and --stage 1: give only one"),
     "percent": (lambda: Moment(50.0), "needs a fraction of training"),
-    "not a number": (lambda: Moment(float("nan")), "needs a fraction of training"),
     "no steps": (lambda: Moment(total_steps=0), "needs at least 1"),
     "no such stage": (lambda: rescore([rollout("")], judging(moment=Moment(stage=2))), "has the stages 0, 1"),
-    "no step in a row": (
-        lambda: rescore([rollout("", step=None)], judging(moment=Moment(total_steps=9))),
-        "1.jsonl:1: no step; --total-steps 9",
-    ),
+    "no step": (lambda: rescore([rollout("", step=None)], judging(moment=Moment(total_steps=9))), "1.jsonl:1: no step"),
 }
 
 
@@ -144,31 +120,34 @@ def test_a_moment_that_cannot_be(make: Any, message: str) -> None:
 
 def test_another_preset_and_its_stage() -> None:
     default = Moment(progress=0.5)
-    assert preset_and_moment("visionr1", default) == ("visionr1", default)
-    assert preset_and_moment("visionr1@0", default) == ("visionr1", Moment(stage=0))
-    assert preset_and_moment("visionr1@off", default) == ("visionr1", Moment())
-    assert preset_and_moment("a@b.yaml@1", default) == ("a@b.yaml", Moment(stage=1))
-    assert preset_and_moment("@1", default) == ("@1", default)
+    for text, preset, moment in (
+        ("visionr1", "visionr1", default),
+        ("visionr1@0", "visionr1", Moment(stage=0)),
+        ("visionr1@off", "visionr1", Moment()),
+        ("a@b.yaml@1", "a@b.yaml", Moment(stage=1)),
+        ("@1", "@1", default),
+    ):
+        assert preset_and_moment(text, default) == (preset, moment)
 
 
-def test_the_processed_size_is_the_rows_or_replayed() -> None:
-    def perfect(wh: tuple[int, int]) -> str:
-        box = [100 * wh[0] / 640, 100 * wh[1] / 480, 200 * wh[0] / 640, 200 * wh[1] / 480]
-        return json.dumps([{"bbox_2d": box, "label": "cat"}])
+def in_processed(width: int, height: int) -> str:
+    box = [100 * width / 640, 100 * height / 480, 200 * width / 640, 200 * height / 480]
+    return json.dumps([{"bbox_2d": box, "label": "cat"}])
 
-    told = rollout(perfect((320, 240)), processed_wh=(320, 240))
-    replayed = rollout(perfect((644, 476)))
-    budget = Processing(min_pixels=3136, max_pixels=28 * 28 * 100)
-    fixed = Processing(fixed_wh=(1280, 960))
-    for one, processing in [
-        (told, Processing()),
-        (replayed, Processing()),
-        (told, fixed),
-        (rollout(perfect((308, 224))), budget),
-        (rollout(perfect((1280, 960))), fixed),
-    ]:
-        report = rescore([one], judging(frame="qwen2.5-vl", processing=processing))
-        assert report.overall.metrics["iou_mean"] == pytest.approx(1.0)
+
+@pytest.mark.parametrize(
+    ("row", "processing"),
+    [
+        (rollout(in_processed(320, 240), processed_wh=(320, 240)), Processing()),
+        (rollout(in_processed(644, 476)), Processing()),
+        (rollout(in_processed(320, 240), processed_wh=(320, 240)), Processing(fixed_wh=(1280, 960))),
+        (rollout(in_processed(308, 224)), Processing(min_pixels=3136, max_pixels=28 * 28 * 100)),
+        (rollout(in_processed(1280, 960)), Processing(fixed_wh=(1280, 960))),
+    ],
+)
+def test_the_processed_size_is_the_rows_or_replayed(row: Rollout, processing: Processing) -> None:
+    report = rescore([row], judging(frame="qwen2.5-vl", processing=processing))
+    assert report.overall.metrics["iou_mean"] == pytest.approx(1.0)
 
 
 def test_a_processed_size_that_nobody_knows_is_an_error() -> None:
@@ -188,7 +167,7 @@ def scipy_agreement(a: Sequence[float], b: Sequence[float], groups: Sequence[int
     return overall, len(defined), np.mean(defined)
 
 
-@pytest.mark.parametrize("sizes", [[2] * 9, [8] * 20, [1, 2, 3, 5, 8, 1], [300, 2, 300]], ids=str)
+@pytest.mark.parametrize("sizes", [[2] * 9, [1, 2, 3, 5, 8, 1], [300, 2, 300]], ids=str)
 @pytest.mark.parametrize("levels", [3, 1000], ids=["ties", "no ties"])
 def test_agreement_is_what_scipy_says(sizes: list[int], levels: int) -> None:
     random = np.random.default_rng(len(sizes) + levels)
@@ -209,28 +188,24 @@ def test_agreement_of_constant_rewards_is_unknown() -> None:
 def test_another_reward_beside_it() -> None:
     texts = [PERFECT, FAIR, POOR, PROSE, FAIR, PERFECT]
     rows = [rollout(text, "ab"[i % 2], number=i) for i, text in enumerate(texts)]
-    report = rescore(rows, judging(), other=judging(moment=Moment(stage=1)), n_shown=2)
-    other = report.comparison
+    other = rescore(rows, judging(), other=judging(moment=Moment(stage=1)), n_shown=2).comparison
     assert other is not None
     late = [1.0, 1 / 3, 1 / 3, 0.0, 1 / 3, 1.0]
     assert other.overall.reward == pytest.approx(np.mean(late))
     assert other.sources["coco"].n == 6
     found = (other.agreement.spearman, other.agreement.n_groups, other.agreement.spearman_within)
     assert found == pytest.approx(scipy_agreement([VALUES[text] for text in texts], late, [0, 1] * 3))
-    assert other.agreement_by_source["coco"] == other.agreement
-    assert [(row.where, row.value, row.other) for row in other.differing] == [
-        ("1.jsonl:1", pytest.approx(2.6 / 3), pytest.approx(1 / 3)),
-        ("1.jsonl:4", pytest.approx(2.6 / 3), pytest.approx(1 / 3)),
-    ]
+    assert [row.where for row in other.differing] == ["1.jsonl:1", "1.jsonl:4"]
+    assert [(row.value, row.other) for row in other.differing] == [(pytest.approx(2.6 / 3), pytest.approx(1 / 3))] * 2
 
 
 def test_rows_differ_by_shares_of_the_largest_value() -> None:
     rows = [rollout(PERFECT, number=1), rollout(PROSE, number=2), rollout(POOR, number=3)]
-    report = rescore(rows, judging(), other=judging("visionr1-released"), n_shown=9)
-    assert report.comparison is not None
-    shares = [abs(row.value - row.other / 3) for row in report.comparison.differing]
+    comparison = rescore(rows, judging(), other=judging("visionr1-released"), n_shown=9).comparison
+    assert comparison is not None
+    shares = [abs(row.value - row.other / 3) for row in comparison.differing]
     assert shares == sorted(shares, reverse=True)
-    assert "1.jsonl:1" not in [row.where for row in report.comparison.differing], "1 of 1 is 3 of 3"
+    assert "1.jsonl:1" not in [row.where for row in comparison.differing], "1 of 1 is 3 of 3"
 
 
 def test_a_comparison_needs_a_task_that_both_judge() -> None:
@@ -245,19 +220,16 @@ def test_a_comparison_needs_a_task_that_both_judge() -> None:
 def saved_by(**options: Any) -> list[Rollout]:
     """Rollouts whose rewards were saved as verl saves them, judged with some options."""
     texts = [said(height) for height in range(40, 101, 5)] + [PROSE]
-    return [
-        rollout(text, f"{i}", saved=float(np.float32(score(text, CAT, **options).value)))
-        for i, text in enumerate(texts)
-    ]
+    values = [float(np.float32(score(text, CAT, **options).value)) for text in texts]
+    return [rollout(text, f"{i}", saved=value) for i, (text, value) in enumerate(zip(texts, values, strict=True))]
 
 
 def test_saved_rewards_that_are_right() -> None:
     report = rescore(saved_by(), judging())
     assert report.saved is not None
-    assert (report.saved.n, report.saved.equal) == (14, 1.0)
+    assert (report.saved.n, report.saved.equal, report.hints) == (14, 1.0, [])
     assert report.saved.mean == pytest.approx(report.overall.reward)
     assert report.saved.max_difference < 1e-6
-    assert report.hints == []
 
 
 def test_saved_rewards_that_differ_by_hand() -> None:
@@ -266,17 +238,15 @@ def test_saved_rewards_that_differ_by_hand() -> None:
     assert report.saved is not None
     assert (report.saved.n, report.saved.mean, report.saved.equal) == (3, 0.5, pytest.approx(1 / 3))
     assert report.saved.mean_difference == pytest.approx((1 / 3 + 0.5) / 3)
-    assert report.saved.max_difference == pytest.approx(0.5)
-    assert report.saved_by_source["own"].max_difference == pytest.approx(0.5)
-    assert len(report.hints) == 1
+    assert (report.saved.max_difference, report.saved_by_source["own"].max_difference) == pytest.approx((0.5, 0.5))
+    (hint,) = report.hints
+    assert hint.startswith("67%")
 
 
 def test_the_wrong_frame_is_found() -> None:
     wide = Target(task="detection", size_wh=(1280, 960), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
-    texts = [
-        json.dumps([{"bbox_2d": [100 / 1.28, 100 / 0.96, 200 / 1.28, (100 + h) / 0.96], "label": "cat"}])
-        for h in range(50, 101, 5)
-    ]
+    boxes = [[100 / 1.28, 100 / 0.96, 200 / 1.28, (100 + h) / 0.96] for h in range(50, 101, 5)]
+    texts = [json.dumps([{"bbox_2d": box, "label": "cat"}]) for box in boxes]
     rows = [rollout(text, target=wide, saved=score(text, wide, frame="qwen3-vl", progress=0.0).value) for text in texts]
     (hint,) = rescore(rows, judging(moment=Moment(stage=0))).hints
     assert "--frame qwen2-vl reproduces 100%" in hint
@@ -284,35 +254,26 @@ def test_the_wrong_frame_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
-    [({"progress": 0.9}, "--stage 1 reproduces 100%"), ({"preset": "visionr1-released"}, "--preset visionr1-released")],
+    ("options", "given", "found"),
+    [
+        ({"progress": 0.9}, "visionr1", "--stage 1 reproduces 100%"),
+        ({"preset": "visionr1-released"}, "visionr1", "--preset visionr1-released"),
+        ({}, "vlmr1-rec", "--preset visionr1 "),  # of those that give the rewards equally, the default of the task
+        ({}, "rec-hit", "--preset visionr1 "),
+    ],
 )
-def test_the_wrong_stage_or_preset_is_found(options: dict[str, Any], found: str) -> None:
-    (hint,) = rescore(saved_by(**options), judging()).hints
+def test_the_wrong_stage_or_preset_is_found(options: dict[str, Any], given: str, found: str) -> None:
+    (hint,) = rescore(saved_by(**options), judging(given)).hints
     assert found in hint
 
 
 @pytest.mark.parametrize("name", ["visionr1", "vlmr1-rec", "rec-hit", "rec-giou"])
 def test_the_criteria_of_a_dump_decide_between_presets_that_give_its_rewards(name: str) -> None:
-    rows: list[Rollout] = []
-    for text in (PERFECT, PROSE):
-        given = score(text, ONE, preset=name)
-        rows.append(rollout(text, target=ONE, saved=given.value, numbers=given.metrics))
+    given = [(text, score(text, ONE, preset=name)) for text in (PERFECT, PROSE)]
+    rows = [rollout(text, target=ONE, saved=it.value, numbers=it.metrics) for text, it in given]
     assert infer(rows, judging()).judging.preset.name == name
     without = [msgspec.structs.replace(row, numbers={}) for row in rows]
     assert infer(without, judging()).judging.preset.name == "visionr1", "the given one, which gives the rewards"
-
-
-@pytest.mark.parametrize("given", ["vlmr1-rec", "rec-hit"])
-def test_of_presets_that_give_the_rewards_equally_the_default_of_the_task_is_named(given: str) -> None:
-    (hint,) = rescore(saved_by(), judging(given)).hints
-    assert "--preset visionr1 " in hint
-
-
-def test_what_nothing_explains_is_said() -> None:
-    rows = [rollout(text, saved=0.123) for text in (PERFECT, FAIR)]
-    (hint,) = rescore(rows, judging()).hints
-    assert hint.startswith("100%")
 
 
 @pytest.mark.parametrize("n_sources", [1, 2, 9])

@@ -25,16 +25,17 @@ from verl_visionr1.tools.score.rescore import Report, rescore, scored_rows
 def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     out.write_text("older")
-    with pytest.raises(RowsError, match="empty"), scored_rows(out, [PRESETS["visionr1"]]) as on_row:
+    with pytest.raises(RowsError, match="empty"), scored_rows(out) as on_row:
         rescore([], judging(), on_row=on_row)
     assert out.read_text() == "older"
-    with scored_rows(out, [PRESETS["visionr1"], PRESETS["visionr1-paper"]]) as on_row:
+    with scored_rows(out) as on_row:
         rows = [rollout(PERFECT, saved=0.5), rollout(FAIR, number=2, step=None)]
         rescore(rows, judging(), other=judging(moment=Moment(stage=1)), on_row=on_row)
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
     first, second = map(json.loads, out.read_text().splitlines())
-    assert (first["file"], first["number"], first["step"], first["saved"]) == ("1.jsonl", 1, 1, 0.5)
-    assert (first["value"], first["recall"], first["preset"], first["task"]) == (1.0, 1.0, "visionr1", "detection")
+    known = {"file": "1.jsonl", "number": 1, "step": 1, "saved": 0.5, "value": 1.0, "recall": 1.0}
+    assert known.items() <= first.items()
+    assert (first["preset"], first["task"]) == ("visionr1", "detection")
     assert (second["number"], second["step"], second["saved"]) == (2, None, None)
     assert (second["value"], second["other"]) == (pytest.approx(2.6 / 3), pytest.approx(1 / 3))
 
@@ -65,7 +66,7 @@ def test_a_criterion_that_raises_is_named_with_the_row(tmp_path: Path) -> None:
         assert part in result.stderr
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "gallery", "schedule"])
+@pytest.mark.parametrize("command", ["score", "explain", "schedule"])
 @pytest.mark.parametrize(
     ("more", "gives"),
     [({}, "0.80 instead of 0.00"), ({"iou_mean": 0.8}, "mean IoU of 100%")],
@@ -77,11 +78,10 @@ def test_a_frame_that_does_not_fit_is_named(command: str, more: dict[str, float]
     file = tmp_path / "3.jsonl"
     row = {"input": "?", "output": said(80, by=by), "gts": target.to_json(), **more}
     file.write_text(f"{json.dumps(row)}\n" * 2)
-    words = {"explain": ["--row", "1"], "gallery": ["--out", str(tmp_path / "page.html")]}.get(command, [])
-    words = [command, *(["--rollouts"] if command == "schedule" else []), str(file), *words]
+    words = {"explain": [str(file), "--row", "1"], "schedule": ["--rollouts", str(file)]}.get(command, [str(file)])
 
     def notes(frame: str) -> str:
-        done = CliRunner().invoke(app, [*words, "--frame", frame])
+        done = CliRunner().invoke(app, [command, *words, "--frame", frame])
         assert done.exit_code == 0, done.stderr
         return "".join(line for line in done.stderr.splitlines() if line.startswith(f"frame {frame} "))
 
@@ -128,14 +128,6 @@ def test_options_reach_the_judging(tmp_path: Path) -> None:
     assert report["overall"]["metrics"]["iou_mean"] == pytest.approx(1.0)
 
 
-def test_a_preset_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("base: visionr1\nname: mine\nweights: {format: 0, precision: 0}\n")
-    report = json.loads(
-        run(write_dump(tmp_path / "1.jsonl", [FAIR]), "--preset", tmp_path / "mine.yaml", "--json").stdout
-    )
-    assert (report["preset"], report["overall"]["reward"]) == ("mine", 1.0)
-
-
 def test_skipped_rows_are_told(tmp_path: Path) -> None:
     file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
     file.write_text(file.read_text() + '{"cut off')
@@ -163,24 +155,13 @@ def test_rows_of_verls_own_reward_are_told_and_left_out(tmp_path: Path) -> None:
     assert "1 rows left out: verl's own reward" in alone.stderr
 
 
-def test_rows_to_a_file(tmp_path: Path) -> None:
-    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
-    out = tmp_path / "out" / "rows.jsonl"
-    assert run(file, "--out", out).exit_code == 0
-    assert [json.loads(line)["value"] for line in out.read_text().splitlines()] == [1.0, 0.0]
-
-
 MISTAKES = {
     "no such file": (["nothing.jsonl"], "no such file or folder"),
-    "no such preset": (["{file}", "--preset", "visionr2"], "preset = 'visionr2': needs one of visionr1"),
-    "no such frame": (["{file}", "--frame", "qwen"], "frame = 'qwen': needs one of original"),
     "progress in words": (["{file}", "--progress", "half"], "--progress half: needs a fraction"),
-    "progress in percent": (["{file}", "--progress", "50"], "--progress 50.0: needs a fraction"),
     "no such stage": (["{file}", "--stage", "7"], "--stage 7: the schedule has the stages 0, 1"),
     "half a size": (["{file}", "--processed", "644"], "--processed 644: needs WIDTHxHEIGHT"),
     "half a budget": (["{file}", "--frame", "qwen2.5-vl", "--max-pixels", "99999"], "needs both or none"),
     "no such column": (["{file}", "--column", "completion=said"], "no column said"),
-    "no such kind of column": (["{file}", "--column", "text=said"], "--column text=said: needs WHAT=NAME"),
     "empty": (["{empty}"], "dumps are empty"),
     "out over in": (["{file}", "--out", "{file}"], "--out {file}: "),
     "out over a dump of the run": (["{above}", "--out", "{file}"], "--out {file}: "),
@@ -209,20 +190,12 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("tokens", ["-5", "0"])
-def test_a_budget_without_tokens_is_refused(tokens: str, tmp_path: Path) -> None:
-    result = run(write_dump(tmp_path / "3.jsonl", [PERFECT]), "--max-tokens", tokens)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "--max-tokens" in result.stderr
-
-
-@pytest.mark.parametrize("out", ["scores.jsonl", "run/../scores.jsonl", "scores/all.jsonl"])
-def test_out_of_a_run_may_lie_beside_its_dumps(out: str, tmp_path: Path) -> None:
+def test_out_of_a_run_may_lie_beside_its_dumps(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    write_dump(tmp_path / "run" / "3.jsonl", [PERFECT])
-    for _ in range(2):  # what was written is no dump of the run
+    write_dump(tmp_path / "run" / "3.jsonl", [PERFECT, PROSE])
+    for out in ("scores.jsonl", "run/../scores.jsonl", "scores/all.jsonl"):  # what was written is no dump of the run
         assert run(tmp_path, "--out", tmp_path / out).exit_code == 0
-        assert len((tmp_path / out).read_text().splitlines()) == 1
+        assert [json.loads(line)["value"] for line in (tmp_path / out).read_text().splitlines()] == [1.0, 0.0]
 
 
 def test_out_may_lie_beside_a_file_that_is_no_step(tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.tools.explain.completion import (
     answered_with,
     choose_dump,
+    read_text,
     rollout_at,
     rollout_for,
     rollout_of,
     target_of,
-    text_of,
 )
 from verl_visionr1.tools.explain.explanation import Explanation
 from verl_visionr1.tools.explain.explanation import explain as explain_completion
@@ -47,13 +47,13 @@ PLAIN_WIDTH = 160
 """Width without a terminal."""
 
 
-@takes(*SPOKEN, "max_tokens", "progress", "stage", "total_steps")
+@takes("route", *SPOKEN, "max_tokens", "progress", "stage", "total_steps")
 def explain(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN_DIR|DUMP|-]",
-            help="a run or a dump with --row, data with --row and --text, or - for standard input",
+            metavar="[RUN_DIR|DUMP]",
+            help="a run or a dump with --row, or data with --row and --text",
         ),
     ] = None,
     row: Annotated[int | None, typer.Option(help="line of a .jsonl (from 1), row of a .parquet (from 0)")] = None,
@@ -73,17 +73,24 @@ def explain(
     options = replace(options, preset=preset)
     try:
         columns = given.columns_of(column)
-        answer = None if text is None and text_file is None else text_of(text, text_file)
-        path, chosen = _choose_file(source, step, row)
+        answer = text if text_file is None else read_text(text_file)
+        path, notes = None, list[str]()
+        if source is not None:
+            if row is None:
+                needed = "needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)"
+                raise RowsError(f"{source}: {needed}")
+            path, notes = choose_dump(Path(source), step)
+        if path is not None and target is not None:
+            raise RowsError(f"--target: {path}, row {row} has a ground truth; give one of them")
         if path is not None and (answer is None or is_described(path)):
             setup = judging_for([path], options, columns)
-            rollout = _saved_rollout(path, row, columns, target, setup)
+            rollout = _saved_rollout(path, row or 0, columns, setup)
             rollout = rollout if answer is None else answered_with(answer, rollout)
         else:
             setup = ScoringSetup(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
-            rollout = _given_rollout(source, path, row, answer, target, columns)
+            rollout = _given_rollout(path, row or 0, answer, target, columns)
         explanation = _explain(rollout, setup.judging, preset)
-        notes = [*filter(None, [chosen]), *setup.notes]
+        notes += setup.notes
         if draw is not None:
             notes += _draw(explanation, draw, image, rollout, data or setup.data)
     except CriterionError as error:
@@ -98,39 +105,22 @@ def explain(
     given.say(notes)
 
 
-def _choose_file(source: str | None, step: int | None, row: int | None) -> tuple[Path | None, str]:
-    """Choose the file from the options, with a note if a folder has several; None for a given text."""
-    if source is None or source == "-":
-        return None, ""
-    if row is None:
-        raise RowsError(f"{source}: needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)")
-    return choose_dump(Path(source), step)
-
-
-def _saved_rollout(path: Path, row: int | None, columns: Columns, target: str | None, setup: ScoringSetup) -> Rollout:
+def _saved_rollout(path: Path, row: int, columns: Columns, setup: ScoringSetup) -> Rollout:
     """Read one answer of a dump."""
-    assert row is not None
     routes = setup.judging.routes
     names, keeps_rows = setup.validation_names, routes is not None and bool(routes.column)
-    return rollout_at(path, row, columns, target, validation_names=names, keeps_rows=keeps_rows)
+    return rollout_at(path, row, columns, validation_names=names, keeps_rows=keeps_rows)
 
 
-def _given_rollout(
-    source: str | None, path: Path | None, row: int | None, answer: str | None, target: str | None, columns: Columns
-) -> Rollout:
+def _given_rollout(path: Path | None, row: int, answer: str | None, target: str | None, columns: Columns) -> Rollout:
     """Make a rollout of a given text: an answer to a row's question, or to a target."""
-    if answer is not None and source == "-":
-        raise RowsError("- and --text: two answers; give one of them")
-    if path is not None and row is not None and answer is not None:
-        if target is not None:
-            raise RowsError(f"--target: {path}, row {row} has a ground truth; give one of them")
+    if answer is None:
+        raise RowsError("no answer: needs RUN_DIR --row N, DUMP --row N, --text or --text-file")
+    if path is not None:
         return rollout_for(answer, path, row, columns)
-    if answer is None and source is None:
-        raise RowsError("no answer: needs RUN_DIR --row N, DUMP --row N, -, --text or --text-file")
     if target is None:
         raise RowsError("--target: needs the ground truth, as JSON or as a file")
-    text = sys.stdin.buffer.read().decode(errors="replace") if answer is None else answer
-    return rollout_of(text, target_of(target))
+    return rollout_of(answer, target_of(target))
 
 
 def _explain(rollout: Rollout, judging: Judging, preset: str | None) -> Explanation:
@@ -165,16 +155,18 @@ def _draw(explanation: Explanation, out: Path, image: Path | None, rollout: Roll
 def _print(explanation: Explanation, rollout: Rollout, drawn: Path | None) -> None:
     console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     first, *rest = page_of(explanation)
-    saved = rollout.saved
-    is_other = saved is not None and abs(saved - explanation.value) > EQUAL
     console.print(first, soft_wrap=True)
-    if saved is not None and is_other:  # the page explains another reward than the run's
-        reason = "preset, thresholds or frame differ from the run's; see the last lines, and set --frame, --preset"
-        line = f"the run gave {saved:.6g}, recomputed {explanation.value:.6g}: {reason}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if rollout.saved is not None:
+        is_same = abs(rollout.saved - explanation.value) <= EQUAL
+        line = f"the run gave {rollout.saved:.6g}" + (
+            ": the same" if is_same else f", recomputed {explanation.value:.6g}"
+        )
+        # else the page explains another reward than the run's
+        why = (
+            "" if is_same else ": preset, thresholds or frame differ from the run's; set --frame, --preset, --progress"
+        )
+        console.print(line + why, markup=False, highlight=False, soft_wrap=True)
     for part in rest:
         console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
-    if saved is not None and not is_other:
-        console.print(f"  the run gave {saved:.6g}: the same", markup=False, highlight=False)
     if drawn is not None:
         console.print(f"\ndrawn: {drawn}", markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -15,9 +16,6 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, judging_for, takes
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.records import Counts, no_row
-from verl_visionr1.tools.gallery.settings import Sampling, Settings
-
-DEFAULT_OUT = Path("gallery.html")
 
 
 @takes("preset", "route", "progress", "stage", "total_steps", *SPOKEN, "max_tokens")
@@ -26,38 +24,35 @@ def gallery(
         list[Path],
         typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), their folders, or runs' folders"),
     ],
-    out: Annotated[Path, typer.Option(help="the page")] = DEFAULT_OUT,
+    out: Annotated[Path, typer.Option(help="the page")] = Path("gallery.html"),
     data: Annotated[list[Path] | None, typer.Option(help="the training data, for images and data sources")] = None,
     title: Annotated[str, typer.Option(help="title of the page; default: the paths' names")] = "",
     limit: Annotated[int, typer.Option(help="most rollouts shown; curves use all")] = 4000,
-    sample: Annotated[Sampling, typer.Option(help="which prompts are shown; even: of all steps")] = "even",
     side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
-    max_images: Annotated[int, typer.Option(help="most pictures in the page")] = 2000,
     causes: Annotated[bool, typer.Option(help="add the first line of `explain` to each shown rollout")] = True,
     options: Options = NO_OPTIONS,
     column: given.Column = None,
     on_error: given.OnBadRow = "skip",
 ) -> None:
     """Write a web page of rollouts: images with boxes, the samples of a prompt side by side, filters and curves."""
+    from verl_visionr1.tools.gallery.census import Settings
     from verl_visionr1.tools.gallery.page import write_gallery  # needs pillow and jinja2
 
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        setup = judging_for(paths, options, given.columns_of(column))
+        columns = given.columns_of(column)
+        setup = judging_for(paths, options, columns)
         settings = Settings(
             setup.judging,
             data=tuple(data or setup.data),
             title=title,
             limit=limit,
-            sample=sample,
             side=side,
-            max_images=max_images,
             has_causes=causes,
-            files=given.preset_files(options.preset or "", options.route),
             validation_names=tuple(setup.validation_names),
-            is_run=setup.run is not None and not options.named,
-            columns=given.columns_of(column),
+            options=_explain_options(options),
+            columns=columns,
             on_error=on_error,
         )
         with errors.status("judging") if sys.stderr.isatty() else nullcontext():
@@ -66,11 +61,17 @@ def gallery(
             raise RowsError(f"{paths[0]}: {' '.join(written.notes) or no_row(Counts())}")
     except ValueError as error:
         raise given.stop("gallery", error) from None
-    given.say(setup.notes)
-    for note in written.notes:
-        errors.print(note, markup=False, highlight=False)
+    given.say([*setup.notes, *written.notes])
     part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"
     typer.echo(
-        f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_prompts:,} prompts, "
+        f"{out}: {written.n_rollouts:,}{part} rollouts of {written.n_prompts:,} prompts, "
         f"{written.n_images:,} images, {written.n_bytes / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
     )
+
+
+def _explain_options(options: Options) -> str:
+    """The same options for `visionr1 explain`; the page adds the progress of each row."""
+    pairs = [(name, value) for name, _, value in (it.partition(" ") for it in options.named)]
+    kept = [(name, value) for name, value in pairs if name not in ("--progress", "--total-steps", "--route")]
+    kept += [("--route", route) for route in options.route or ()]
+    return " ".join(f"{name} {quote(value)}" for name, value in kept)

@@ -130,16 +130,6 @@ def routes_of(given: list[str] | None) -> dict[str, Preset]:
     return routes
 
 
-def preset_files(preset: str, given: list[str] | None) -> dict[str, str]:
-    """Task -> YAML file of its preset, "" -> that of the other tasks; presets given by name are left out.
-
-    >>> preset_files("mine.yaml", ["counting=counting-mra"])
-    {'': 'mine.yaml'}
-    """
-    pairs = {task: name for task, _, name in (item.partition("=") for item in given or ())}
-    return {task: name for task, name in ({"": preset} | pairs).items() if name.endswith((".yaml", ".yml"))}
-
-
 def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int | None) -> Processing:
     """Parse the options of the processed size.
 

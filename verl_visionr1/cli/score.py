@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +14,10 @@ from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, judging_for, takes
-from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.rollouts.judging import Judging, preset_and_moment
 from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.rescore import OnRow, Report, rescore, scored_rows
+from verl_visionr1.tools.score.rescore import Report, rescore, scored_rows
 from verl_visionr1.tools.score.view import view_of
 
 
@@ -51,10 +49,10 @@ def score(
         if out is not None:
             refuse_overwriting(out, files)
         dumps = dumps_of(files)
-        with _writer(out, setup.judging) as on_row:
+        other = _other(vs, setup.judging)
+        with nullcontext() if out is None else scored_rows(out) as on_row:
             for dump in dumps:
                 counts = Counts()
-                other = _other(vs, setup.judging)
                 source = given.opened(
                     list(dump.files),
                     data or setup.data,
@@ -89,14 +87,3 @@ def _other(vs: str | None, judging: Judging) -> Judging | None:
         return None
     name, moment = preset_and_moment(vs, judging.moment)
     return replace(judging, preset=given.preset_of(name), moment=moment, by_task={}, routes=None, earlier=())
-
-
-@contextmanager
-def _writer(out: Path | None, judging: Judging) -> Iterator[OnRow | None]:
-    if out is None:
-        yield None
-        return
-    routed = () if judging.routes is None else judging.routes.presets
-    others = [*judging.by_task.values(), *routed, *(PRESETS[name] for name in dict.fromkeys(TASK_PRESETS.values()))]
-    with scored_rows(out, [judging.preset, *others]) as on_row:
-        yield on_row

@@ -19,11 +19,7 @@ _DASH, _GAP = 7, 5
 
 
 def read_picture(source: Path | bytes, size_wh: tuple[int, int]) -> Image.Image:
-    """Read an image upright and in this size.
-
-    Raises:
-        RowsError: it cannot be read.
-    """
+    """Read an image upright and in this size."""
     name = str(source) if isinstance(source, Path) else "the embedded image"
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
@@ -51,32 +47,31 @@ class Pen:
             return
         x1, y1, *corner = (self._on_picture(number, axis % 2) for axis, number in enumerate(place))
         x2, y2 = corner or (x1, y1)
-        if not corner:
-            self._point(x1, y1, colour, dashed)
+        x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
+        if corner and dashed:
+            for y in (y1, y2):
+                self._dashes((x1, y), (x2, y), colour)
+            for x in (x1, x2):
+                self._dashes((x, y1), (x, y2), colour)
+        elif corner:
+            self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=3)
         elif dashed:
-            self._dashed(x1, y1, x2, y2, colour)
+            self._draw.line((x1 - 8, y1, x1 + 8, y1), fill=colour, width=2)
+            self._draw.line((x1, y1 - 8, x1, y1 + 8), fill=colour, width=2)
         else:
-            self._draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=3)
+            self._draw.ellipse((x1 - 5, y1 - 5, x1 + 5, y1 + 5), fill=colour, outline=(0, 0, 0))
         self._label((x1, y2 + 2 if dashed else y1 - self.font_size - 4), label, colour)
 
     def _on_picture(self, number: float, axis: int) -> float:
         moved = number * self._scale_xy[axis]
         return min(max(moved, -4.0), self.picture.size[axis] + 4.0) if math.isfinite(moved) else -4.0
 
-    def _point(self, x: float, y: float, colour: Colour, dashed: bool) -> None:
-        if dashed:
-            self._draw.line((x - 8, y, x + 8, y), fill=colour, width=2)
-            self._draw.line((x, y - 8, x, y + 8), fill=colour, width=2)
-        else:
-            self._draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline=(0, 0, 0))
-
-    def _dashed(self, x1: float, y1: float, x2: float, y2: float, colour: Colour) -> None:
-        for x in range(int(x1), int(x2), _DASH + _GAP):
-            for y in (y1, y2):
-                self._draw.line((x, y, min(x + _DASH, x2), y), fill=colour, width=2)
-        for y in range(int(y1), int(y2), _DASH + _GAP):
-            for x in (x1, x2):
-                self._draw.line((x, y, x, min(y + _DASH, y2)), fill=colour, width=2)
+    def _dashes(self, start: tuple[float, float], end: tuple[float, float], colour: Colour) -> None:
+        """A dashed line along one axis."""
+        for at in range(0, int(max(end[0] - start[0], end[1] - start[1])), _DASH + _GAP):
+            first = [min(low + at, high) for low, high in zip(start, end, strict=True)]
+            last = [min(low + _DASH, high) for low, high in zip(first, end, strict=True)]
+            self._draw.line((*first, *last), fill=colour, width=2)
 
     def _label(self, corner: tuple[float, float], label: str, colour: Colour) -> None:
         """Draw a label: short, on one line, in characters of Pillow's own font."""

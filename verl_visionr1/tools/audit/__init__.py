@@ -6,9 +6,8 @@ The battery writes answers of known quality about synthetic scenes, calls the re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from verl_visionr1.rewards import PRESETS
 from verl_visionr1.settings import needs_one_of
@@ -19,18 +18,7 @@ from verl_visionr1.tools.audit.checks import CHECKS, Finding, Limits, Run, findi
 from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Runner
 from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form, Language
 
-__all__ = [
-    "CHECKS",
-    "GROUND_TRUTHS",
-    "AuditError",
-    "Finding",
-    "Limits",
-    "Report",
-    "Subject",
-    "TaskReport",
-    "audit",
-    "usual_format",
-]
+__all__ = ["CHECKS", "GROUND_TRUTHS", "AuditError", "Finding", "Limits", "Report", "Subject", "TaskReport", "audit"]
 
 SLOW_AGAIN_MS = 500.0
 """A call that took this long is not run again in the opposite order."""
@@ -44,6 +32,7 @@ class TaskReport:
 
     Attributes:
         kind: kind of the subject: "preset", "criterion", "verl", "trl", ...
+        lowest, highest: the rewards that were given; NaN if there was none.
         slowest: the probe that took longest, and its milliseconds.
     """
 
@@ -58,44 +47,14 @@ class TaskReport:
     highest: float
     slowest: tuple[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        checks = [
-            {
-                "id": it.check,
-                "severity": "warn" if CHECKS[it.check].is_advice else "fail",
-                "verdict": it.verdict,
-                "n_broken": len(it.seen),
-                "seen": list(it.seen),
-            }
-            for it in self.findings
-        ]
-        return {
-            **{name: getattr(self, name) for name in ("task", "kind", "answer_format", "form", "n_probes")},
-            "scenes": list(self.scenes),
-            "range": [self.lowest, self.highest],
-            "slowest": {"probe": self.slowest[0], "ms": round(self.slowest[1], 3)},
-            "checks": checks,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Results of an audit, by task."""
+    """Results of an audit: the checks that failed in some task, and the results by task."""
 
     subject: str
+    failed: tuple[str, ...]
     tasks: tuple[TaskReport, ...]
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Ids of the checks that failed in some task, in the order of `CHECKS`."""
-        failed = {finding.check for task in self.tasks for finding in task.findings if finding.verdict == "fail"}
-        return tuple(check for check in CHECKS if check in failed)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        tasks = [task.as_dict() for task in self.tasks]
-        return {"subject": self.subject, "failed": list(self.failed), "tasks": tasks}
 
 
 def audit(
@@ -122,22 +81,26 @@ def audit(
     Raises:
         AuditError, RewardError, FunctionError: the subject cannot be loaded, or a task or scene does not exist.
     """
-    for task in tasks:
-        if task not in TASKS:
-            raise AuditError(f"task = {task!r}: {needs_one_of(task, TASKS)}")
+    _require_known("task", tasks, TASKS)
     if isolated is None:
         isolated = subject.place not in PRESETS
     runner = Isolated(subject, deadline_s) if isolated else Here(load(subject))
     with contextlib.closing(runner):
         facts, limits = runner.facts, limits or Limits()
-        for task in tasks:
-            if facts.tasks and task not in facts.tasks:
-                raise AuditError(f"task = {task!r}: {subject.place} is for {', '.join(facts.tasks)}")
+        if facts.tasks:
+            _require_known(f"{subject.place}: task", tasks, facts.tasks)
         if facts.is_mean and limits.bounds is None:
             limits = replace(limits, bounds=(0.0, 1.0), full=1.0)
         tasks = tasks or facts.tasks or ("detection",)
-        reports = [_audit_task(runner, subject, task, scenes, limits, is_quick) for task in tasks]
-    return Report(subject.place, tuple(reports))
+        reports = tuple(_audit_task(runner, subject, task, scenes, limits, is_quick) for task in tasks)
+    failed = {finding.check for task in reports for finding in task.findings if finding.verdict == "fail"}
+    return Report(subject.place, tuple(check for check in CHECKS if check in failed), reports)
+
+
+def _require_known(what: str, names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise AuditError(f"{what} = {name!r}: {needs_one_of(name, known)}")
 
 
 def _audit_task(
@@ -146,68 +109,16 @@ def _audit_task(
     answer_format = subject.answer_format or runner.facts.answer_format or usual_format(task)
     language = Language(WRITERS[answer_format], FORMS[0])
     known = dict.fromkeys(probe.scene for probe in perfect_probes(task, language))
-    for scene in scenes:
-        if scene not in known:
-            raise AuditError(f"scene = {scene!r}: {needs_one_of(scene, known)}")
+    _require_known("scene", scenes, known)
     kept = set(scenes or known)
     form = _best_form(runner, task, language, kept)
     probes = battery(task, replace(language, form=form), is_quick=is_quick)
     runs = _run_all(runner, [probe for probe in probes if probe.scene in kept], limits)
-    return _task_report(task, runner.facts.kind, answer_format, form, runs, limits)
-
-
-def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) -> Form:
-    """The form in which perfect answers earn most; the first of `FORMS` among equals."""
-    best, most = FORMS[0], float("-inf")
-    for form in FORMS:
-        probes = perfect_probes(task, replace(language, form=form))
-        outcomes: list[Outcome] = []
-        for probe in probes:
-            if probe.scene in scenes:
-                outcomes.append(runner(probe.completion, probe.target))
-            if outcomes and outcomes[-1].is_lost:
-                return best
-        total = sum(outcome.value or 0.0 for outcome in outcomes)
-        if total > most + 1e-9:
-            best, most = form, total
-    return best
-
-
-def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
-    """Run every probe, and most of them again in the opposite order."""
-    first = {probe: _timed(runner, probe, limits.of(probe)) for probe in probes}
-    again: dict[Probe, Outcome] = {}
-    for probe in reversed(probes):
-        outcome = first[probe]
-        if outcome.is_made and not (outcome.is_lost or probe.is_long or probe.is_endless or outcome.ms > SLOW_AGAIN_MS):
-            again[probe] = runner(probe.completion, probe.target)
-    return [
-        Run(probe, outcome, again[probe] if probe in again and again[probe].is_made else None)
-        for probe, outcome in first.items()
-        if outcome.is_made
-    ]
-
-
-def _timed(runner: Runner, probe: Probe, limit_ms: float) -> Outcome:
-    """Run one call; if it took too long, repeat it and keep the least time.
-
-    The machine may be busy, and a first call may load a library.
-    """
-    outcome = runner(probe.completion, probe.target)
-    for n_repeats in range(4):
-        patience_ms = 20 * limit_ms if n_repeats else max(20 * limit_ms, FIRST_CALL_MS)
-        if outcome.ms <= limit_ms or outcome.error or outcome.ms > patience_ms:
-            break
-        outcome = replace(outcome, ms=min(outcome.ms, runner(probe.completion, probe.target).ms))
-    return outcome
-
-
-def _task_report(task: str, kind: str, answer_format: str, form: Form, runs: list[Run], limits: Limits) -> TaskReport:
     values = [run.value for run in runs if run.value is not None]
     slowest = max(runs, key=lambda run: run.outcome.ms)
     return TaskReport(
         task=task,
-        kind=kind,
+        kind=runner.facts.kind,
         answer_format=answer_format,
         form=form.name,
         scenes=tuple(dict.fromkeys(run.probe.scene for run in runs)),
@@ -217,3 +128,41 @@ def _task_report(task: str, kind: str, answer_format: str, form: Form, runs: lis
         highest=max(values, default=float("nan")),
         slowest=(slowest.where, slowest.outcome.ms),
     )
+
+
+def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) -> Form:
+    """The form in which perfect answers earn most; the first of `FORMS` among equals."""
+    best, most = FORMS[0], float("-inf")
+    for form in FORMS:
+        total = 0.0
+        for probe in perfect_probes(task, replace(language, form=form)):
+            outcome = runner(probe.completion, probe.target) if probe.scene in scenes else None
+            if outcome is not None and outcome.is_lost:
+                return best
+            total += (outcome and outcome.value) or 0.0
+        if total > most + 1e-9:
+            best, most = form, total
+    return best
+
+
+def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
+    """Run every probe, and most of them again in the opposite order."""
+    first = {probe: _timed(runner, probe, limits.of(probe)) for probe in probes}
+    again: dict[Probe, Outcome] = {}
+    for probe, outcome in reversed(first.items()):
+        if outcome.is_made and not (outcome.is_lost or probe.is_long or probe.is_endless or outcome.ms > SLOW_AGAIN_MS):
+            second = runner(probe.completion, probe.target)
+            if second.is_made:
+                again[probe] = second
+    return [Run(probe, outcome, again.get(probe)) for probe, outcome in first.items() if outcome.is_made]
+
+
+def _timed(runner: Runner, probe: Probe, limit_ms: float) -> Outcome:
+    """Run one call; if it took too long, repeat it and keep the least time."""
+    outcome = runner(probe.completion, probe.target)
+    for n_repeats in range(4):
+        patience_ms = 20 * limit_ms if n_repeats else max(20 * limit_ms, FIRST_CALL_MS)
+        if outcome.ms <= limit_ms or outcome.error or outcome.ms > patience_ms:
+            break
+        outcome = replace(outcome, ms=min(outcome.ms, runner(probe.completion, probe.target).ms))
+    return outcome

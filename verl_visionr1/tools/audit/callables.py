@@ -10,16 +10,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.frames import frame_named
 from verl_visionr1.functions import load_function
 from verl_visionr1.rewards import Criterion, Preset, ResponseContext, evaluate_completion, find_preset
 from verl_visionr1.rewards.base import CriterionInput, require_one_of
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import needs_one_of
-from verl_visionr1.targets import TASKS, Target
+from verl_visionr1.targets import Target
 from verl_visionr1.tools.audit.writers import WRITERS
 
 Reward: TypeAlias = Callable[[str, Target], float]
@@ -46,8 +47,6 @@ class Subject:
         answer_format: key in `WRITERS` that completions are written in, and that a preset then reads; None: the
             preset's own, or the task's default.
         progress: fraction of training at which a preset scores; None: no schedule.
-        family: model family whose default schedule applies at `progress`: a name in `frames.FRAMES`; None: that of the
-            format.
         ground_truth: ground truth for other people's callables: a key of `GROUND_TRUTHS`.
         data_source: `data_source` for verl's callables.
         is_chat: whether TRL's callables receive messages instead of texts.
@@ -56,15 +55,12 @@ class Subject:
     place: str
     answer_format: str | None = None
     progress: float | None = None
-    family: str | None = None
     ground_truth: str = "target-json"
     data_source: str = "visionr1/audit"
     is_chat: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("ground_truth", self.ground_truth, GROUND_TRUTHS)
-        if self.family is not None:
-            frame_named(self.family)
         if self.answer_format is not None:
             require_one_of("answer_format", self.answer_format, WRITERS)
 
@@ -74,16 +70,8 @@ class Subject:
         return ":" in self.place and not self.place.endswith((".yaml", ".yml"))
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts about a loaded subject, as plain data.
-
-    Attributes:
-        kind: "preset", "criterion", "completion, target", "verl", "trl", "batch" or "text, ground truth".
-        tasks: those a preset supports; empty: any.
-        answer_format: that of a preset; None: the task's default.
-        is_mean: whether its values must be in [0, 1].
-    """
+class Facts(NamedTuple):
+    """A loaded subject as plain data: what kind of function, a preset's tasks and format, whether it is in [0, 1]."""
 
     kind: str
     tasks: tuple[str, ...] = ()
@@ -91,8 +79,7 @@ class Facts:
     is_mean: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A callable subject."""
 
     reward: Reward
@@ -100,11 +87,7 @@ class Loaded:
 
 
 def load(subject: Subject) -> Loaded:
-    """Make a subject callable.
-
-    Raises:
-        AuditError, RewardError, FunctionError: no such preset, file or function, or an unknown signature.
-    """
+    """Make a subject callable."""
     if not subject.is_callable:
         return _load_preset(find_preset(subject.place), subject)
     here = os.getcwd()
@@ -131,7 +114,7 @@ def _load_preset(preset: Preset, subject: Subject) -> Loaded:
 
 def _evaluate_by(preset: Preset, subject: Subject, answer_format: str) -> Reward:
     response = ResponseContext(frame_named(WRITERS[answer_format].frame), max_tokens=2048)
-    thresholds = follow_model(preset.schedule, subject.family or response.frame.name)(subject.progress)
+    thresholds = follow_model(preset.schedule, response.frame.name)(subject.progress)
     return lambda text, target: evaluate_completion(text, target, preset, thresholds, response).value
 
 
@@ -159,15 +142,15 @@ _NAMED = (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
 
 def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
     """A reward from one criterion, as a preset for each task."""
-    rewards: dict[str, Reward] = {}
-    for task in TASKS:
-        answer_format = subject.answer_format or usual_format(task)
-        matching = "class_aware" if task in ("detection", "grounding") else "none"
-        preset = Preset(
-            subject.place, (Criterion("criterion", function),), (task,), answer_format=answer_format, matching=matching
-        )
-        rewards[task] = _evaluate_by(preset, subject, answer_format)
-    return lambda text, target: rewards[target.task](text, target)
+
+    def reward(text: str, target: Target) -> float:
+        answer_format = subject.answer_format or usual_format(target.task)
+        matching = "class_aware" if target.task in BOX_TASKS else "none"
+        criteria = (Criterion("criterion", function),)
+        preset = Preset(subject.place, criteria, (target.task,), answer_format=answer_format, matching=matching)
+        return _evaluate_by(preset, subject, answer_format)(text, target)
+
+    return reward
 
 
 def _call_by_column(function: Callable[..., Any], subject: Subject, names: frozenset[str]) -> Reward:
@@ -203,15 +186,14 @@ def _columns(text: str, ground_truth: str, target: Target, subject: Subject, is_
         }
     completion: Any = [{"role": "assistant", "content": text}] if subject.is_chat else text
     prompt: Any = [{"role": "user", "content": "?"}] if subject.is_chat else "?"
-    one = {"response": text, "response_length": len(text.split()), "ground_truth": ground_truth}
-    return {
-        "completions": [completion],
-        "prompts": [prompt],
-        **{name: [ground_truth] for name in ("solution", "ground_truth", "answer", "target")},
-        **{"task": [target.task], "image_size": [list(target.size_wh)], "completion_ids": [list(range(9))]},
-        **{"data_sources": [subject.data_source], "solution_strs": [text], "ground_truths": [ground_truth]},
-        **{"extra_infos": [extra_info], "reward_inputs": [one]},
+    one = {
+        **dict.fromkeys(("solution", "ground_truth", "ground_truths", "answer", "target"), ground_truth),
+        **{"completions": completion, "solution_strs": text, "prompts": prompt, "completion_ids": list(range(9))},
+        **{"task": target.task, "image_size": list(target.size_wh), "extra_infos": extra_info},
+        "data_sources": subject.data_source,
+        "reward_inputs": {"response": text, "response_length": len(text.split()), "ground_truth": ground_truth},
     }
+    return {name: [value] for name, value in one.items()}
 
 
 def to_number(result: Any) -> float:
@@ -233,9 +215,6 @@ def to_number(result: Any) -> float:
     if result is None or isinstance(result, str | bytes | list | tuple | dict):
         raise TypeError(f"returned {result!r:.80}: needs a number, or a dict with 'score'")
     return float(cast(Any, result))
-
-
-# --- ground truth as other people's callables read it ----------------------------------------------------------------
 
 
 def _plain(target: Target) -> str:

@@ -8,23 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
+from typing import NamedTuple
 
-from verl_visionr1.tools.audit.battery import Probe
+from verl_visionr1.tools.audit.battery import Probe, empty_probes
 from verl_visionr1.tools.audit.isolation import Outcome
-from verl_visionr1.tools.audit.probes import empty_probes
 from verl_visionr1.tools.audit.scenes import list_scenes
 
 EPSILON = 1e-6
 """Rewards closer than this are equal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """Order of the rewards of two probes of one scene: `better` `sign` `worse`.
-
-    Attributes:
-        sign: ">", ">=" or "==".
-    """
+class Relation(NamedTuple):
+    """Order of the rewards of two probes of one scene: `better` `sign` (">", ">=" or "==") `worse`."""
 
     check: str
     better: str
@@ -33,11 +28,7 @@ class Relation:
 
 
 def _read(table: str) -> Iterator[Relation]:
-    """Parse lines such as `check: a >= b > c | d`: a chain whose members may be several probes.
-
-    >>> [(it.better, it.sign, it.worse) for it in _read("order: a >= b > c | d")]
-    [('a', '>=', 'b'), ('b', '>', 'c'), ('b', '>', 'd')]
-    """
+    """Parse lines such as `check: a >= b > c | d`: a chain whose members may be several probes."""
     for line in filter(None, map(str.strip, table.splitlines())):
         check, _, chain = line.partition(": ")
         members = re.split(r" (>=|>|==) ", chain)
@@ -128,13 +119,8 @@ def list_relations(task: str) -> tuple[Relation, ...]:
     return _COMMON + own.get(task, _PLACES + _BOXES)
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check.
-
-    Attributes:
-        is_advice: whether it only warns.
-    """
+class Check(NamedTuple):
+    """One check; advice only warns."""
 
     about: str
     is_advice: bool = False
@@ -174,12 +160,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on one check.
-
-    Attributes:
-        verdict: "ok", "fail" or "warn".
-        seen: what broke it, worst first; for a passed check, what was compared.
-    """
+    """The verdict on one check: "ok", "fail" or "warn", and what broke it."""
 
     check: str
     verdict: str
@@ -188,12 +169,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One probe and its outcomes.
-
-    Attributes:
-        outcome: of the first call; its time is the least of a few calls where the first took long.
-        again: of a second call, in another order; None if there was none.
-    """
+    """One probe, its outcome, and that of a second call in another order."""
 
     probe: Probe
     outcome: Outcome
@@ -216,13 +192,12 @@ class Limits:
     """Limits of time and range.
 
     Attributes:
-        ms, long_ms: most milliseconds of a call, for ordinary texts and for those over `LONG_CHARS`.
+        ms: most milliseconds of a call; ten times as many for texts over `LONG_CHARS`.
         bounds: the range of the reward; None: any finite number.
         full: the value of a perfect answer; None: the best one seen.
     """
 
     ms: float = 10.0
-    long_ms: float = 100.0
     bounds: tuple[float, float] | None = None
     full: float | None = None
 
@@ -230,24 +205,29 @@ class Limits:
         """Time limit of a probe; none for an endless one, which `no-hang` checks by the deadline."""
         if probe.is_endless:
             return math.inf
-        return self.long_ms if probe.is_long else self.ms
+        return 10.0 * self.ms if probe.is_long else self.ms
 
 
 def findings(task: str, runs: list[Run], limits: Limits) -> list[Finding]:
     """The verdicts of all checks that apply to a task."""
-    broken: dict[str, list[str]] = {check: [] for check in _ALWAYS}
-    for check, seen in _each_run(runs, limits):
-        broken[check].append(seen)
     scenes: dict[str, dict[str, Run]] = {}
     for run in runs:
         scenes.setdefault(run.probe.scene, {})[run.probe.name] = run
-    for check, seen in _perfect(task, scenes, limits):
-        broken[check].append(seen)
-    judged = _judgeable(task, scenes, limits)
-    for check, seen in _relations(task, judged):
-        broken.setdefault(check, [])
-        broken[check] += [seen] if seen else []
-    return [_finding(check, broken[check]) for check in CHECKS if check in broken]
+    full = _full(scenes, limits)
+    # The scenes that a reward supports: all, but only kinds of question with full reward for a right answer.
+    judged = {name: it for name, it in scenes.items() if task != "text" or _is_full(it["perfect"], full)}
+    broken: dict[str, list[str]] = {check: [] for check in _ALWAYS}
+    for check, seen in (
+        *_each_run(runs, limits),
+        *_perfect(task, scenes, judged, full),
+        *_relations(task, judged),
+    ):
+        broken.setdefault(check, []).extend([seen] if seen else [])
+    if not judged:
+        broken["perfect-is-full"].append(f"a right answer to none of {', '.join(scenes)} earns {full:g}")
+    warned = {check: "warn" if CHECKS[check].is_advice else "fail" for check in CHECKS}
+    verdicts = {check: warned[check] if seen else "ok" for check, seen in broken.items()}
+    return [Finding(check, verdicts[check], tuple(broken[check])) for check in CHECKS if check in broken]
 
 
 _ALWAYS = (
@@ -256,12 +236,8 @@ _ALWAYS = (
 )
 
 
-def _finding(check: str, broken: list[str]) -> Finding:
-    verdict = "ok" if not broken else "warn" if CHECKS[check].is_advice else "fail"
-    return Finding(check, verdict, tuple(broken))
-
-
 def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:
+    low, high = limits.bounds or (-math.inf, math.inf)
     for run in runs:
         outcome, limit = run.outcome, limits.of(run.probe)
         if outcome.evaluated:
@@ -272,21 +248,16 @@ def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:
             yield "no-exception", f"{run.where}: {outcome.error}"
         elif outcome.ms > limit:
             yield "time", f"{run.where}: {outcome.ms:.0f} ms, limit {limit:g}"
-        if outcome.value is not None and not _within(outcome.value, limits.bounds):
+        if outcome.value is not None and not (math.isfinite(outcome.value) and low <= outcome.value <= high):
             yield "bounds", f"{run.where}: {outcome.value:g}"
-        if run.again is not None and not _same(outcome, run.again):
+        if run.again is not None and not _same(outcome.value, run.again.value):
             yield "deterministic", f"{run.where}: {_shown(outcome)}, then {_shown(run.again)}"
 
 
-def _within(value: float, bounds: tuple[float, float] | None) -> bool:
-    low, high = bounds or (-math.inf, math.inf)
-    return math.isfinite(value) and low <= value <= high
-
-
-def _same(one: Outcome, other: Outcome) -> bool:
-    if one.value is None or other.value is None:
-        return one.value is other.value
-    return one.value == other.value or (math.isnan(one.value) and math.isnan(other.value))
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or (math.isnan(one) and math.isnan(other))
 
 
 def _shown(outcome: Outcome) -> str:
@@ -294,6 +265,7 @@ def _shown(outcome: Outcome) -> str:
 
 
 def _full(scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> float:
+    """Full reward: the known one, else the best of all perfect answers."""
     if limits.full is not None:
         return limits.full
     values = [scene["perfect"].value for scene in scenes.values()]
@@ -304,31 +276,24 @@ def _is_full(run: Run, full: float) -> bool:
     return run.value is not None and abs(run.value - full) <= EPSILON
 
 
-def _judgeable(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> dict[str, Mapping[str, Run]]:
-    """The scenes that a reward supports: all, but only kinds of question with full reward for a right answer."""
-    full = _full(scenes, limits)
-    return {name: scene for name, scene in scenes.items() if task != "text" or _is_full(scene["perfect"], full)}
-
-
-def _perfect(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> Iterator[tuple[str, str]]:
-    full, judged = _full(scenes, limits), _judgeable(task, scenes, limits)
-    if not judged:
-        yield "perfect-is-full", f"a right answer to none of {', '.join(scenes)} earns {full:g}"
-    for scene in scenes.values() if task != "text" else ():
-        if not _is_full(scene["perfect"], full):
-            yield "perfect-is-full", f"{scene['perfect'].where}: {_shown(scene['perfect'].outcome)}, elsewhere {full:g}"
+def _perfect(
+    task: str, scenes: Mapping[str, Mapping[str, Run]], judged: Mapping[str, Mapping[str, Run]], full: float
+) -> Iterator[tuple[str, str]]:
+    for perfect in [scene["perfect"] for scene in scenes.values() if task != "text"]:
+        if not _is_full(perfect, full):
+            yield "perfect-is-full", f"{perfect.where}: {_shown(perfect.outcome)}, elsewhere {full:g}"
     for scene in judged.values():
-        perfect = scene["perfect"].value
+        best = scene["perfect"].value
         for run in scene.values():
-            if perfect is not None and run.value is not None and run.value > perfect + EPSILON:
-                yield "perfect-is-best", f"{run.where} {run.value:.4g} > perfect {perfect:.4g}"
+            if best is not None and run.value is not None and run.value > best + EPSILON:
+                yield "perfect-is-best", f"{run.where} {run.value:.4g} > perfect {best:.4g}"
 
 
 def _relations(task: str, scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:
-    """Check every applicable relation; yields (check, what broke it)."""
-    for relation in list_relations(task):
+    """Check every applicable relation; yields (check, what broke it, or "")."""
+    for check, good, sign, bad in list_relations(task):
         for scene in scenes.values():
-            better, worse = scene.get(relation.better), scene.get(relation.worse)
+            better, worse = scene.get(good), scene.get(bad)
             if better is None or worse is None or better.value is None or worse.value is None:
                 continue
             difference = better.value - worse.value
@@ -336,6 +301,5 @@ def _relations(task: str, scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[t
                 ">": difference > EPSILON,
                 ">=": difference >= -EPSILON,
                 "==": abs(difference) <= EPSILON,
-            }[relation.sign]
-            seen = f"{better.where} {better.value:.4g} is not {relation.sign} {worse.probe.name} {worse.value:.4g}"
-            yield relation.check, "" if holds else seen
+            }[sign]
+            yield check, "" if holds else f"{better.where} {better.value:.4g} is not {sign} {bad} {worse.value:.4g}"

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from verl_visionr1.targets import Target
+from verl_visionr1.tools.audit.battery import EVALUATED
 from verl_visionr1.tools.audit.callables import AuditError, Facts, Loaded, Reward, Subject, load
-from verl_visionr1.tools.audit.probes import EVALUATED
 
 MAX_LOST = 6
 """After this many calls that hung or ended the process, no more are made."""
@@ -34,12 +34,9 @@ class Outcome:
     """Outcome of one call.
 
     Attributes:
-        value: the reward; None if there is none.
-        error: why there is none: the exception in one line, or what happened to the process.
-        ms: wall milliseconds.
+        value, error: the reward, or why there is none: the exception in one line, or what happened to the process.
         evaluated: whether the completion was run as Python.
-        is_lost: whether it never returned.
-        is_made: False if the call was not made.
+        is_lost, is_made: whether it never returned; whether the call was made.
     """
 
     value: float | None
@@ -53,24 +50,21 @@ class Outcome:
 def call(reward: Reward, completion: str, target: Target, clock: Callable[[], float] = time.perf_counter) -> Outcome:
     """Call a reward in this process; `clock` returns the time in seconds."""
     os.environ.pop(EVALUATED, None)
-    start = clock()
-    value, error = None, ""
+    value, error, start = None, "", clock()
     try:
         value = reward(completion, target)
     except KeyboardInterrupt:
         raise
     except BaseException as raised:  # noqa: BLE001 SystemExit too: code under audit may do anything
         error = f"{type(raised).__name__}: {raised}"[:200].replace("\n", " ")
-    ms = (clock() - start) * 1000.0
-    return Outcome(value, error, ms, os.environ.pop(EVALUATED, None) is not None)
+    return Outcome(value, error, (clock() - start) * 1000.0, os.environ.pop(EVALUATED, None) is not None)
 
 
 class Here:
     """Calls a subject in this process."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self._reward = loaded.reward
-        self.facts = loaded.facts
+        self._reward, self.facts = loaded.reward, loaded.facts
         # CPU time, which other programs do not change: a preset waits only for what has its own deadline.
         self._clock = time.thread_time if loaded.facts.kind == "preset" else time.perf_counter
 
@@ -83,24 +77,16 @@ class Here:
 
 
 class Isolated:
-    """Calls a subject in a separate process, which is restarted when it hangs or dies.
-
-    Raises:
-        AuditError: the subject cannot be loaded; the message has the reason.
-    """
+    """Calls a subject in a separate process, which is restarted when it hangs or dies."""
 
     def __init__(self, subject: Subject, deadline_s: float) -> None:
-        self._subject, self._deadline_s = subject, deadline_s
-        self._n_lost = 0
-        self.facts = self._start()
+        self._subject, self._deadline_s, self._n_lost = subject, deadline_s, 0
+        self._pool, self._pid, self.facts = self._start()
 
     def __call__(self, completion: str, target: Target) -> Outcome:
         """Call the subject once; the call is lost after the deadline."""
         if self._n_lost >= MAX_LOST:
             return Outcome(None, "not called", is_made=False)
-        if self._pool is None:
-            self._start()
-        assert self._pool is not None
         try:
             return self._pool.submit(_call_loaded, completion, target.to_json()).result(self._deadline_s)
         except LateError:
@@ -109,34 +95,37 @@ class Isolated:
             error = "its process ended"
         self._n_lost += 1
         self.close()
+        if self._n_lost < MAX_LOST:
+            self._pool, self._pid, _ = self._start()
         return Outcome(None, error, is_lost=True)
 
-    def _start(self) -> Facts:
-        self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    def _start(self) -> tuple[ProcessPoolExecutor, int, Facts]:
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         with _without_main():
-            self._pid = self._pool.submit(os.getpid).result(START_SECONDS)
+            pid = pool.submit(os.getpid).result(START_SECONDS)
         try:
-            facts = self._pool.submit(_load, self._subject).result(START_SECONDS)
+            facts = pool.submit(_load, self._subject).result(START_SECONDS)
         except LateError:
             facts = f"not loaded after {START_SECONDS:g} s"
         except BrokenProcessPool:
             facts = "its process ended while it was loaded"
         if isinstance(facts, str):
-            self.close()
+            _end(pool, pid)
             raise AuditError(facts)
-        return facts
+        return pool, pid, facts
 
     def close(self) -> None:
         """End the process."""
-        if self._pool is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-            self._pool.shutdown()
-        self._pool = None
+        _end(self._pool, self._pid)
+
+
+def _end(pool: ProcessPoolExecutor, pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    pool.shutdown()
 
 
 Runner: TypeAlias = Here | Isolated
-"""A caller of a subject."""
 
 
 @contextlib.contextmanager
@@ -150,7 +139,7 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-# --- in the other process --------------------------------------------------------------------------------------------
+# In the other process:
 
 _loaded: list[Loaded] = []
 

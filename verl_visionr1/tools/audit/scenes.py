@@ -19,10 +19,8 @@ class Scene:
     """One target of the battery.
 
     Attributes:
-        name: "one", "several", "labels", "many", "negative", of `SIZES` and, for texts, the kind of question.
         items: the perfect answer, in the target's order.
-        wrong: for texts, a wrong answer of the same kind.
-        hedges: for texts, answers that only seem right; each must earn less.
+        wrong, hedges: for texts, a wrong answer of the same kind, and answers that only seem right.
     """
 
     name: str
@@ -61,45 +59,22 @@ SIZES: Mapping[str, Box] = MappingProxyType(
 _ONE_LABEL = ("one", "several", *SIZES)
 
 
-def _layouts() -> dict[str, tuple[tuple[Box, str], ...]]:
-    return {
-        "one": ((_CORNERS[0], "cat"),),
-        "several": tuple([(box, "cat") for box in _CORNERS[:3]]),
-        "labels": tuple(zip(_CORNERS, ("cat", "cat", "dog", "cow"), strict=True)),
-        "many": tuple([(box, _NAMES[i % 4]) for i, box in enumerate(_GRID)]),
-        "negative": (),
-    }
-
-
 def centre(box: Box) -> tuple[float, float]:
-    """The centre of a box.
-
-    >>> centre((0, 0, 4, 2))
-    (2.0, 1.0)
-    """
+    """The centre of a box."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-
-
-def _mask(box: Box) -> Mask:
-    x1, y1, x2, y2 = box
-    return Mask(polygons=((x1, y1, x2, y1, x2, y2, x1, y2),))
 
 
 def _scene(task: str, name: str, things: tuple[tuple[Box, str], ...]) -> Scene:
     """A scene with boxes, for pointing also with masks and points."""
     boxes, labels = [box for box, _ in things], [label for _, label in things]
     points = [centre(box) for box in boxes] if task == "pointing" else []
-    masks = [_mask(box) for box in boxes] if points else []
+    corners = [(x1, y1, x2, y1, x2, y2, x1, y2) for x1, y1, x2, y2 in boxes]
+    masks = [Mask(polygons=(polygon,)) for polygon in corners] if points else []
     asked = () if name in _ONE_LABEL else _NAMES[:1] if task == "grounding" else _NAMES
     target = Target(
         task=task, size_wh=SIZE_WH, boxes_xyxy=boxes, points_xy=points, masks=masks, labels=labels, categories=asked
     )
     return Scene(name, target, tuple(zip(points or boxes, labels, strict=True)))
-
-
-def _scenes(task: str) -> tuple[Scene, ...]:
-    sizes = {} if task == "pointing" else {name: ((box, "cat"),) for name, box in SIZES.items()}
-    return tuple(_scene(task, name, things) for name, things in {**_layouts(), **sizes}.items())
 
 
 def _count_scenes(kind: str) -> tuple[Scene, ...]:
@@ -131,4 +106,14 @@ def list_scenes(task: str, kind: str) -> tuple[Scene, ...]:
     """The scenes of a task for answers of boxes, points, a count or words."""
     if task == "text":
         return _QUESTIONS
-    return _count_scenes(kind) if task == "counting" else _scenes(task)
+    if task == "counting":
+        return _count_scenes(kind)
+    layouts = {
+        "one": ((_CORNERS[0], "cat"),),
+        "several": tuple([(box, "cat") for box in _CORNERS[:3]]),
+        "labels": tuple(zip(_CORNERS, ("cat", "cat", "dog", "cow"), strict=True)),
+        "many": tuple([(box, _NAMES[i % 4]) for i, box in enumerate(_GRID)]),
+        "negative": (),
+    }
+    sizes = {} if task == "pointing" else {name: ((box, "cat"),) for name, box in SIZES.items()}
+    return tuple(_scene(task, name, things) for name, things in {**layouts, **sizes}.items())

@@ -23,10 +23,8 @@ class Writer:
     """How an answer format is written.
 
     Attributes:
-        kind: kind of the answers: "boxes", "points", "count" or "words".
-        write: items -> the answer's text.
+        kind: "boxes", "points", "count" or "words".
         frame: the coordinates it writes, a name in `frames.FRAMES`.
-        has_labels: whether an item has a label.
         is_single: whether an answer holds at most one object.
     """
 
@@ -126,11 +124,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The text around an answer.
-
-    Attributes:
-        thinks: whether reasoning comes before it.
-    """
+    """The text around an answer, and whether reasoning comes before it."""
 
     name: str
     before: str = ""
@@ -167,24 +161,16 @@ class Language:
     writer: Writer
     form: Form
 
-    def answer(self, items: tuple[Item, ...]) -> str:
+    def answer(self, items: Sequence[Item]) -> str:
         """Write these items as a completion."""
         return self.form.wrap(self.writer.write(items))
 
 
 def full_width(text: str) -> str:
-    r"""Replace letters with the full-width forms of East Asian text.
-
-    >>> full_width("a b") == "\N{FULLWIDTH LATIN SMALL LETTER A} \N{FULLWIDTH LATIN SMALL LETTER B}"
-    True
-    """
+    """Replace letters with the full-width forms of East Asian text."""
     return _LETTER.sub(lambda letter: chr(ord(letter.group()) + 0xFEE0), text)
 
 
 def with_digits(text: str, zero: int) -> str:
-    r"""Replace digits with those of another script, whose zero has this code point.
-
-    >>> with_digits("17", 0x0660) == "\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT SEVEN}"
-    True
-    """
+    """Replace digits with those of another script, whose zero has this code point."""
     return _DIGIT.sub(lambda digit: chr(zero + int(digit.group())), text)

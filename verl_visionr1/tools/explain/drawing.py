@@ -40,41 +40,35 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
         RowsError: the image cannot be read, the target has none, or `out` does not end in .png, is the image
             itself, or cannot be written.
     """
-    if out.suffix.lower() != ".png":
-        raise RowsError(f"--draw {out}: needs a name that ends in .png")
-    if isinstance(image, Path) and out.resolve() == image.resolve():
-        raise RowsError(f"--draw {out}: would overwrite the image; write elsewhere")
+    if out.suffix.lower() != ".png" or (isinstance(image, Path) and out.resolve() == image.resolve()):
+        raise RowsError(f"--draw {out}: needs a name that ends in .png, other than the image's own")
     width, height = explanation.exam.target.size_wh
     if width <= 0 or height <= 0:
         raise RowsError("--draw: the target has no image (size_wh)")
-    longest = max(width, height)
-    factor = min(max(longest, SIDE[0]), SIDE[1]) / longest
+    factor = min(max(width, height, SIDE[0]), SIDE[1]) / max(width, height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     pen = Pen(Image.new("RGB", size, GREY) if image is None else read_picture(image, size), (width, height))
+    legend = {it.counted_as: COLOURS[it.counted_as] for it in explanation.predictions}
     for fate in explanation.objects:
-        pen.mark(fate.place, fate.label, MISSED_TARGET if fate.counted_as == "missed" else TARGET, dashed=True)
+        name, colour = ("missed", MISSED_TARGET) if fate.counted_as == "missed" else ("object", TARGET)
+        legend[f"{name} (dashed)"] = colour
+        pen.mark(fate.place, fate.label, colour, dashed=True)
     for verdict in explanation.predictions[:MAX_DRAWN]:
         pen.mark(verdict.place, f"{verdict.index + 1} {verdict.label}", COLOURS[verdict.counted_as])
     try:
-        _add_legend(pen, explanation).save(out, "PNG")
+        _add_legend(pen, legend | {f"reward {explanation.value:.3f}": TARGET}).save(out, "PNG")
     except OSError as error:
         raise RowsError(f"{out}: cannot write: {error.strerror or error}") from error
 
 
-def _add_legend(pen: Pen, explanation: Explanation) -> Image.Image:
+def _add_legend(pen: Pen, entries: dict[str, Colour]) -> Image.Image:
     """The picture with a legend of colours below."""
-    kinds = dict.fromkeys(verdict.counted_as for verdict in explanation.predictions)
-    entries = [(kind, COLOURS[kind]) for kind in kinds]
-    entries += [("object (dashed)", TARGET)] * bool(explanation.objects)
-    if any(fate.counted_as == "missed" for fate in explanation.objects):
-        entries.append(("missed (dashed)", MISSED_TARGET))
-    entries.append((f"reward {explanation.value:.3f}", TARGET))
     picture, line = pen.picture, pen.font_size + 6
     columns = max(1, picture.width // (line * 9))
     whole = Image.new("RGB", (picture.width, picture.height + math.ceil(len(entries) / columns) * line + 6), (40,) * 3)
     whole.paste(picture, (0, 0))
     strip = ImageDraw.Draw(whole)
-    for i, (words, colour) in enumerate(entries):
+    for i, (words, colour) in enumerate(entries.items()):
         x, y = (i % columns) * line * 9 + 4, picture.height + (i // columns) * line + 3
         strip.rectangle((x, y + 2, x + line - 8, y + line - 6), fill=colour)
         strip.text((x + line, y), words, fill=(255, 255, 255), font=pen.font)

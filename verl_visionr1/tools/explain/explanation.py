@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from verl_visionr1.answers import FORMATS, Defect
+import msgspec
+
+from verl_visionr1.answers import Defect
 from verl_visionr1.frames import Extent
 from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria
@@ -16,29 +17,20 @@ from verl_visionr1.rewards.context import Rule
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import NO_IMAGE, Target
 from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
-from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.defects import FoundClaims, describe_defect, named_defects
+from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, find_read
 from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdicts_of
+from verl_visionr1.tools.explain.diagnosis.writing import answer_claims, describe_defect, named_defects
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A group of numbers in the text.
-
-    Attributes:
-        start, end: its place, in characters of the completion.
-        is_read: whether the answer format read it.
-        why_not: why it was not read; "" if it was.
-    """
+class Piece(msgspec.Struct, frozen=True):
+    """A group of numbers in the text: its place in characters, and why it was not read ("" if it was)."""
 
     start: int
     end: int
-    is_read: bool
-    why_not: str = ""
+    why_not: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReadText:
+class ReadText(msgspec.Struct, frozen=True):
     """How far a completion was read.
 
     Attributes:
@@ -50,15 +42,14 @@ class ReadText:
     """
 
     answer_start: int
-    pieces: tuple[Piece, ...]
+    pieces: list[Piece]
     n_read: int
     n_dropped: int
     stopped_at: int | None
-    defects: tuple[tuple[str, str, str], ...]
+    defects: list[tuple[str, str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(msgspec.Struct, frozen=True):
     """Conversion of coordinates from the model's frame to pixels of the original image.
 
     Attributes:
@@ -76,8 +67,7 @@ class Conversion:
     first: tuple[tuple[float, ...], tuple[float, ...]] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One criterion's part in the reward: `share` = weight x value / divisor."""
 
     name: str
@@ -118,22 +108,17 @@ class Explanation:
     def as_dict(self) -> dict[str, Any]:
         """The explanation as JSON-able data; non-finite numbers become None."""
         exam = self.exam
-        records = ("text", "conversion", "predictions", "objects", "parts", "metrics")
-        return {
-            "cause": _plain(self.cause),
-            "value": _plain(self.value),
+        judged = {
             "full": exam.full,
             "preset": exam.preset.name,
             "answer_format": exam.preset.answer_format,
             "task": exam.target.task,
             "completion": exam.completion,
-            "findings": _plain(self.findings),
-            "progress": self.progress,
-            "stage": self.stage,
-            "thresholds": dataclasses.asdict(exam.thresholds),
+            "thresholds": exam.thresholds,
             "divisor": exam.preset.divisor,
-            **{name: _plain(getattr(self, name)) for name in records},
         }
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "exam"}
+        return _finite(msgspec.to_builtins(own | judged))
 
 
 def explain(
@@ -194,62 +179,47 @@ def _part(criterion: Criterion, value: float, preset: Preset) -> Part:
 
 
 def _read_text(exam: Exam) -> ReadText:
-    start = answer_start(exam.completion)
-    pieces = _pieces(exam, start) if exam.target.task in (*BOX_TASKS, "pointing", "counting") else ()
-    cut_off, found = Defect.TRUNCATED in exam.answer.defects, FoundClaims.of(exam)
+    start, claims = answer_start(exam.completion), answer_claims(exam)
+    read = find_read(claims, exam.spoken_places)
+    has_places = exam.target.task in (*BOX_TASKS, "pointing", "counting")
+    pieces = [_piece(exam, claim, i in read) for i, claim in enumerate(claims)] if has_places else []
     return ReadText(
         answer_start=start,
         pieces=pieces,
         n_read=len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy),
         n_dropped=exam.answer.n_dropped,
-        stopped_at=(pieces[-1].end if pieces else start) if cut_off else None,
-        defects=tuple((defect.value, *describe_defect(defect, exam, found)[1:]) for defect in named_defects(exam)),
+        stopped_at=(pieces[-1].end if pieces else start) if Defect.TRUNCATED in exam.answer.defects else None,
+        defects=[(defect.value, *describe_defect(defect, exam, claims)[1:]) for defect in named_defects(exam)],
     )
 
 
-def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
-    """Each claim of the answer, with whether its numbers were read."""
-    spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
-    unclaimed: Counter[tuple[float, ...]] = Counter(spoken.boxes_xyxy or spoken.points_xy)
-    whole: Counter[tuple[float, ...]] = Counter(tuple(float(int(n)) for n in place) for place in unclaimed.elements())
-    asks_points = exam.target.task == "pointing"
-    pieces: list[Piece] = []
-    for claim in claims_in(exam.completion, start):
-        cut = tuple(float(int(number)) for number in claim.numbers)  # released parsers cut decimals off
-        is_read = unclaimed[claim.numbers] > 0 or (not claim.fault and whole[cut] > 0)
-        unclaimed[claim.numbers] -= 1
-        whole[cut] -= 1
-        fault = "" if asks_points and len(claim.numbers) == 2 else claim.fault
-        why_not = "" if is_read else fault or f"answer format {exam.preset.answer_format} does not read it"
-        pieces.append(Piece(claim.start, claim.end, is_read, why_not))
-    return tuple(pieces)
+def _piece(exam: Exam, claim: Claim, is_read: bool) -> Piece:
+    fault = "" if exam.target.task == "pointing" and len(claim.numbers) == 2 else claim.fault
+    why_not = fault or f"answer format {exam.preset.answer_format} does not read it"
+    return Piece(claim.start, claim.end, "" if is_read else why_not)
 
 
 def _conversion(exam: Exam) -> Conversion | None:
-    size_wh, response = exam.target.size_wh, exam.response
+    size_wh, frame = exam.target.size_wh, exam.response.frame
     if size_wh == NO_IMAGE:
         return None
-    extent, side = response.frame.extent, response.frame.side
-    spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
-    before: tuple[Any, ...] = spoken.boxes_xyxy or spoken.points_xy
+    is_fixed = frame.extent is Extent.FIXED and frame.side is not None
+    before: tuple[Any, ...] = exam.spoken_places
     after: tuple[Any, ...] = exam.answer.boxes_xyxy or exam.answer.points_xy
     return Conversion(
-        frame=response.frame.name,
-        meaning=f"0-{side:g}, for any image" if extent is Extent.FIXED and side is not None else extent.value,
-        frame_wh=response.frame.size_wh(size_wh, response.processed_wh),
+        frame=frame.name,
+        meaning=f"0-{frame.side:g}, for any image" if is_fixed else frame.extent.value,
+        frame_wh=frame.size_wh(size_wh, exam.response.processed_wh),
         original_wh=(size_wh[0], size_wh[1]),
         factors_xy=exam.scale_xy,
         first=(before[0], after[0]) if before and after else None,
     )
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
+    """Plain data with None in place of numbers that JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, str | int | None):
-        return value
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value

@@ -93,6 +93,6 @@ function criterionBar(sample, name, i) {
 
 function textOf(sample) {
   const body = h("pre", { dir: "auto" });
-  return h("details", { class: "text", ontoggle: () => body.firstChild || body.append(...pieces(sample)) },
+  return h("details", { class: "text", ontoggle: () => body.firstChild || body.append(visible(sample.text)) },
     h("summary", { dir: "auto" }, sample.text.slice(0, 90).replace(/\s+/g, " ") || "(empty)"), body);
 }

@@ -2,33 +2,74 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 
+from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.inference import Sample
-from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder, groups_of
-from verl_visionr1.rollouts.judging import EQUAL
+from verl_visionr1.rollouts.judged import Floats, Ints, Judged, TableBuilder, groups_of
+from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment
 from verl_visionr1.rollouts.places import Dump
-from verl_visionr1.rollouts.records import Counts, Rollout, data_sources_of, read_rollouts
-from verl_visionr1.tools.gallery.settings import Sampling, Settings
+from verl_visionr1.rollouts.records import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
+from verl_visionr1.schedule import follow_model, last_progress
 
 EPSILON = 1e-6
 """Added to the standard deviation, as verl's `compute_grpo_outcome_advantage` does."""
-
 LEAST_LOSS = 0.05
 """Smallest loss of quality under a higher reward that is reported."""
 LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group_std", "frac_reward_zero_std"
-"""Numbers of a step besides the reward and its metrics."""
 REWARD, SAVED = "reward", "saved reward"
 _NAMES = {"value": REWARD, "saved": SAVED, "n_characters": LENGTH, "n_tokens": TOKENS}
 _BY = ("dump", "source", "step")
-Place = tuple[int, ...]
-"""Dump, data source (in `Judged.sources`) and step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of a gallery.
+
+    Attributes:
+        data: parquet files of the training data, for images and data sources.
+        title: of the page; "": the names of its inputs.
+        limit: most rollouts that are shown, in whole prompt groups; curves use all rollouts.
+        side: longer side of a picture in pixels.
+        has_causes: whether to compute the first line of `visionr1 explain` for each shown rollout: 2 to 30 ms each.
+        validation_names: folders of the run's validation dumps.
+        options: of `visionr1 explain`, for the commands in the page; the progress of each row is added.
+        on_error: what to do with a row that cannot be read or scored: "fail", or "skip", which counts it.
+
+    Raises:
+        RowsError: a number out of its range.
+    """
+
+    judging: Judging
+    data: tuple[Path, ...] = ()
+    title: str = ""
+    limit: int = 4000
+    side: int = 320
+    has_causes: bool = True
+    columns: Columns = field(default_factory=Columns)
+    on_error: OnError = "skip"
+    validation_names: tuple[str, ...] = ()
+    options: str = ""
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise RowsError(f"--limit {self.limit}: needs at least 1")
+        if not 32 <= self.side <= 2048:
+            raise RowsError(f"--side {self.side}: needs 32 to 2048")
+
+    def judging_of(self, dump: Dump) -> Judging:
+        """How the rollouts of a dump are scored: training at each step's thresholds, validation at the final ones."""
+        judging = self.judging
+        if not dump.is_validation or judging.moment.total_steps is None:
+            return judging
+        schedule = follow_model(judging.preset.schedule, judging.frame.name)
+        at = schedule.final_progress(last_progress(judging.moment.total_steps))
+        return replace(judging, moment=Moment(progress=at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,163 +119,97 @@ def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities
     n = len(rewards)
     group = groups_of([0] * n, rewards)
     mean, std, is_flat = float(group.mean[0]), float(group.std[0]), bool(group.is_dead[0])
-    against, misled = _against(rewards, qualities)
+    advantages = tuple(0.0 if is_flat else (reward - mean) / (std + EPSILON) for reward in rewards) * (n > 1)
+    against, misled = _against(np.array(rewards), np.array(qualities))
     return GroupNumbers(
-        saved=saved,
-        values=values,
-        qualities=qualities,
-        rewards=rewards,
-        is_saved=is_saved,
-        mean=mean,
-        std=std,
-        advantages=tuple(0.0 if is_flat else (reward - mean) / (std + EPSILON) for reward in rewards) * (n > 1),
-        is_flat=is_flat,
-        against=against,
-        misled=misled,
+        saved, values, qualities, rewards, is_saved, mean, std, advantages, is_flat, against, tuple(misled)
     )
 
 
-def _against(rewards: Sequence[float], qualities: Sequence[float]) -> tuple[float, tuple[int, ...]]:
-    """Largest fall of quality under a rise of reward, and the rollouts that gain by one; in n log n."""
-    order = sorted(range(len(rewards)), key=rewards.__getitem__)
-    largest, misled = 0.0, list[int]()
-    best, start = -math.inf, 0
-    while start < len(order):
-        stop = start
-        while stop < len(order) and rewards[order[stop]] - rewards[order[start]] <= EQUAL:
-            stop += 1
-        for i in order[start:stop]:
-            if best - qualities[i] >= LEAST_LOSS:
-                largest = max(largest, best - qualities[i])
-                misled.append(i)
-        best = max(best, *(qualities[i] for i in order[start:stop]))
-        start = stop
-    return largest, tuple(sorted(misled))
-
-
-class Group(NamedTuple):
-    """One prompt's rollouts at one step of one dump, in the order of the file."""
-
-    dump: int
-    step: int | None
-    numbers: GroupNumbers
+def _against(rewards: Floats, qualities: Floats) -> tuple[float, list[int]]:
+    """Largest fall of quality under a rise of reward, and the rollouts that gain by one."""
+    order = np.argsort(rewards, kind="stable")
+    n_lower = np.searchsorted(rewards[order], rewards - EQUAL)
+    best = np.concatenate([[-np.inf], np.maximum.accumulate(qualities[order])])
+    loss = best[n_lower] - qualities
+    misled = np.flatnonzero(loss >= LEAST_LOSS)
+    return float(loss[misled].max(initial=0.0)), misled.tolist()
 
 
 class Census:
-    """Statistics of all rollouts.
-
-    Args:
-        keys: (number of the dump, group of the rollout) -> number in the table's column `group`.
-        sample: a few rollouts with a saved reward.
-    """
+    """Statistics of all rollouts."""
 
     def __init__(self, table: Judged, keys: dict[Hashable, int], sample: Sequence[Rollout]) -> None:
-        self.table = table
-        self.keys = keys
-        self.sample = list(sample)
-
-    @property
-    def n(self) -> int:
-        """Rollouts."""
-        return len(self.table)
-
-    @cached_property
-    def _order(self) -> tuple[Ints, Ints]:
-        """Rows ordered by group, and where each group starts."""
-        order = np.argsort(self.table.group, kind="stable")
-        return order, np.searchsorted(self.table.group[order], np.arange(len(self.keys) + 1))
+        self.table, self.keys, self.sample = table, keys, list(sample)
+        self._order = np.argsort(table.group, kind="stable")
+        self._starts = np.searchsorted(table.group[self._order], np.arange(len(keys) + 1))
+        self._qualities = table.quality()
 
     @property
     def sizes(self) -> Ints:
         """Rollouts of each group, in the order of the files."""
-        return np.diff(self._order[1])
+        return np.diff(self._starts)
 
-    @property
-    def steps(self) -> Ints:
-        """Step of each group, in the order of the files."""
-        order, starts = self._order
-        return self.table.step[order[starts[:-1]]]
-
-    @cached_property
-    def qualities(self) -> Floats:
-        """See `Judged.quality`."""
-        return self.table.quality()
-
-    def group(self, key: Hashable) -> Group:
-        """One group, in the order of the file."""
-        table, (order, starts) = self.table, self._order
-        number = self.keys[key]
-        rows = order[starts[number] : starts[number + 1]]
-        first, step = rows[0], int(table.step[rows[0]])
+    def group(self, key: Hashable) -> GroupNumbers:
+        """The numbers of one group, its rollouts in the order of the file."""
+        table, number = self.table, self.keys[key]
+        rows = self._order[self._starts[number] : self._starts[number + 1]]
         saved = [None if np.isnan(saved) else saved for saved in table.saved[rows].tolist()]
-        numbers = numbers_of(saved, table.value[rows].tolist(), self.qualities[rows].tolist())
-        return Group(int(table.dump[first]), None if step == NO_STEP else step, numbers)
+        return numbers_of(saved, table.value[rows].tolist(), self._qualities[rows].tolist())
 
     @cached_property
-    def places(self) -> dict[Place, dict[str, float]]:
-        """(dump, source, step) -> name -> mean, each over the rollouts that have it; standard deviations over
-        groups."""
+    def places(self) -> dict[tuple[int, ...], dict[str, float]]:
+        """(dump, source, step) -> name -> mean over the rollouts that have it; standard deviations over groups."""
         table = self.table
         found = {
             place: {_NAMES.get(name, name): mean for name, mean in means.items()}
             for place, means in table.means(by=_BY).items()
         }
-        groups = table.groups(self.rewards)
-        keys = np.stack([getattr(table, name)[groups.first] for name in _BY], axis=1)[groups.several]
-        spreads: dict[Place, list[list[float]]] = {}
-        pairs_g = np.stack([groups.std, groups.is_dead], axis=1)[groups.several]
-        for key, pair in zip(keys.tolist(), pairs_g.tolist(), strict=True):
-            spreads.setdefault(tuple(key), []).append(pair)
-        for place, pairs in spreads.items():
-            found[place][SPREAD], found[place][FLAT] = (float(mean) for mean in np.mean(pairs, axis=0))
+        groups = table.groups(self._rewards)
+        rows = groups.first[groups.several]
+        places = np.stack([getattr(table, name)[rows] for name in _BY], axis=1)
+        for place in np.unique(places, axis=0):
+            here = (places == place).all(axis=1)
+            for name, column in ((SPREAD, groups.std), (FLAT, groups.is_dead)):
+                found[tuple(place.tolist())][name] = float(column[groups.several][here].mean())
         return found
 
     @property
-    def rewards(self) -> Floats:
+    def _rewards(self) -> Floats:
         """Rewards for advantages: the run's, if it gave one to each rollout of the group; else the recomputed ones."""
         table = self.table
         n_saved = np.bincount(table.group, table.has_saved, minlength=len(self.keys))
-        is_whole = n_saved == np.bincount(table.group, minlength=len(self.keys))
-        return np.where(is_whole[table.group], table.saved, table.value)
+        return np.where((n_saved == self.sizes)[table.group], table.saved, table.value)
 
 
 class Reader:
-    """Reads dumps according to the settings.
-
-    Attributes:
-        counts: numbers of rows by outcome, from the first reading.
-    """
+    """Reads dumps according to the settings."""
 
     def __init__(self, dumps: Sequence[Dump], settings: Settings) -> None:
-        self.dumps = dumps
-        self.settings = settings
+        self.dumps, self.settings = dumps, settings
         self.judgings = [settings.judging_of(dump) for dump in dumps]
         self.counts = Counts()
         self._sources = data_sources_of(settings.data) if settings.data else None
 
     def rollouts(self, counts: Counts | None = None) -> Iterator[tuple[int, Rollout]]:
-        """(number of the dump, rollout), in the order of the files.
-
-        Raises:
-            RowsError, RowError: a file, or with `on_error="fail"` a row, that cannot be read.
-        """
+        """(number of the dump, rollout), in the order of the files."""
+        settings = self.settings
         for number, dump in enumerate(self.dumps):
-            options = {"columns": self.settings.columns, "on_error": self.settings.on_error, "counts": counts}
-            options["validation_names"] = self.settings.validation_names
-            for rollout in read_rollouts(dump.files, sources=self._sources, **options):
+            for rollout in read_rollouts(
+                dump.files,
+                sources=self._sources,
+                columns=settings.columns,
+                on_error=settings.on_error,
+                counts=counts,
+                validation_names=settings.validation_names,
+            ):
                 yield number, rollout
 
 
 def take_census(reader: Reader) -> Census:
-    """Score all rollouts.
-
-    Raises:
-        RowsError, RowError: a file, or with `on_error="fail"` a row, that cannot be read.
-        ValueError: with `on_error="fail"`, a row that cannot be scored.
-    """
+    """Score all rollouts."""
     builder, sample = TableBuilder(), Sample()
-    counts = reader.counts
-    for dump, rollout in reader.rollouts(counts):
+    for dump, rollout in reader.rollouts(reader.counts):
         judging = reader.judgings[dump]
         try:
             preset = judging.preset_for(rollout)
@@ -243,7 +218,7 @@ def take_census(reader: Reader) -> Census:
             if reader.settings.on_error == "fail":
                 raise
             where = f"{rollout.where}: "
-            counts.skip(where + str(error).removeprefix(where))
+            reader.counts.skip(where + str(error).removeprefix(where))
             continue
         builder.add(rollout, preset, score, dump=dump)
         if rollout.saved is not None:
@@ -251,20 +226,13 @@ def take_census(reader: Reader) -> Census:
     return Census(builder.table(), dict(builder.names["group"]), sample.rollouts)
 
 
-def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
-    """Choose whole groups with at most `limit` rollouts, but at least one group; in the order of the dumps.
-
-    Args:
-        sizes: rollouts of each group, in the order of the dumps and their steps.
-        steps: step of each group.
-        sample: "even" takes groups at even distances, "last" from the last step of each dump backwards.
-    """
+def choose_groups(sizes: Ints, limit: int) -> list[int]:
+    """Choose whole groups at even distances, with at most `limit` rollouts but at least one group; in their order."""
     if sizes.sum() <= limit:
         return list(range(len(sizes)))
-    order = _spread(len(sizes)) if sample == "even" else np.argsort(-steps, kind="stable").tolist()
     kept: list[int] = []
     left = limit
-    for number in order:
+    for number in _spread(len(sizes)):
         size = int(sizes[number])
         if size <= left or not kept:
             kept.append(number)
@@ -275,11 +243,7 @@ def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
 
 
 def _spread(n: int) -> list[int]:
-    """Order 0..n-1 so that every prefix is evenly spread (van der Corput sequence).
-
-    >>> _spread(5)
-    [0, 4, 2, 1, 3]
-    """
+    """Order 0..n-1 so that every prefix is evenly spread (van der Corput sequence)."""
     bits = max(n - 1, 1).bit_length()
     order = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits))
     return [place for place in order if place < n]

@@ -61,7 +61,7 @@ function detailOf(sample) {
     otherSteps(row),
     h("div", { class: "columns" },
       h("div", {}, picture(sample, { isLarge: true, onhover: hot }), said, predictionsTable(sample, hot)),
-      h("div", {}, ...numbersOf(sample), h("h3", {}, "Completion"), completionOf(sample, hot), ...origin(sample))),
+      h("div", {}, ...numbersOf(sample), h("h3", {}, "Completion"), h("pre", { class: "completion", dir: "auto" }, sample.text), ...origin(sample))),
   ];
 }
 
@@ -93,7 +93,7 @@ function numbersOf(sample) {
     h("td", {}, h("i", { class: "meter", "--v": Math.min(Math.max(sample.metrics[i], 0), 1) }))));
   const others = preset.metrics.slice(preset.criteria.length).map((name, i) => `${name} ${shown(sample.metrics[preset.criteria.length + i])}`);
   const rule = DATA.thresholds[group.thresholds];
-  const limits = preset.has_thresholds ? ` (match from IoU ${rule.match_iou}, full recall from ${rule.recall[1]}, full IoU from ${rule.iou[1]})` : "";
+  const limits = preset.has_thresholds ? ` (match from IoU ${rule.match_iou}, full recall from ${rule.recall_full}, full IoU from ${rule.iou_full})` : "";
   const lines = [
     h("p", { class: "total" }, "reward ", h("b", {}, shown(sample.reward)),
       sample.advantage === null ? null : h("span", {}, ` advantage ${signed(sample.advantage)}`)),
@@ -126,37 +126,12 @@ function predictionsTable(sample, hot) {
   return h("table", { class: "predictions" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows, lost));
 }
 
-function completionOf(sample, hot) {
-  return h("pre", { class: "completion", dir: "auto" }, pieces(sample, hot));
-}
-
-/** A text cut where predictions stand in it; what is left out of a long one is said. */
-function pieces(sample, hot = null) {
-  const spans = sample.predictions.flatMap(([kind, , , , , , start, end], i) => (start >= 0 && end > start ? [{ i, kind, start, end }] : []));
-  if (sample.cut) spans.push({ i: null, start: sample.cut[0], end: sample.cut[0] });
-  spans.sort((a, b) => a.start - b.start || a.end - b.end);
-  const found = [];
-  let at = 0;
-  for (const { i, kind, start, end } of spans) {
-    if (start < at) continue;
-    found.push(visible(sample.text.slice(at, start)));
-    if (i === null) found.push(h("em", { class: "left-out" }, ` … ${plural(sample.cut[1], "character")} left out … `));
-    else {
-      const events = hot ? { onpointerenter: () => hot(i), onpointerleave: () => hot(null) } : {};
-      found.push(h("mark", { "data-i": i, "--c": DATA.kinds[kind].colour, ...events }, sample.text.slice(start, end)));
-    }
-    at = end;
-  }
-  found.push(visible(sample.text.slice(at)));
-  return found.filter((piece) => piece !== "");
-}
-
 function origin(sample) {
   const file = DATA.files[sample.file];
   const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const when = sample.group.progress === null ? "" : ` --progress ${sample.group.progress}`;
-  const preset = sample.preset.preset_argument ? ` --preset ${quote(sample.preset.preset_argument)} ${DATA.response}` : ""; // a run knows itself
-  const command = `visionr1 explain ${quote(file)} --row ${sample.line}${preset}${when}`;
+  const options = DATA.options ? ` ${DATA.options}` : "";
+  const command = `visionr1 explain ${quote(file)} --row ${sample.line}${options}${when}`;
   const length = sample.tokens ? `${plural(sample.tokens, "token")}, ` : "";
   return [
     h("p", { class: "fine" }, `${length}${plural(sample.chars, "character")}. ${file}:${sample.line}`),

@@ -13,13 +13,8 @@ function makeHeader() {
   const facts = [`${plural(DATA.samples.length, "rollout")}${part}`, plural(DATA.prompts.length, "prompt"), plural(steps.size, "step"),
     `preset ${DATA.preset}`, `frame ${DATA.frame}`, DATA.moment];
   document.getElementById("about").textContent = visible(facts.join(" · "));
-  const drifts = DATA.drifts.map((drift) => h("p", { class: "note alarm" },
-    h("b", {}, "More reward, less quality. "),
-    `${drift.dump}, ${drift.source}, steps ${drift.steps[0]} to ${drift.steps[1]}: reward ${shown(drift.reward[0])} → ${shown(drift.reward[1])}, ` +
-      `${drift.quality} ${shown(drift.measure[0])} → ${shown(drift.measure[1])}. `,
-    h("button", { type: "button", onclick: () => { Object.assign(state, { source: drift.source, dump: drift.dump, sort: "against" }); fillForm(); changed(); } }, "look")));
   const notes = DATA.notes.map((note) => h("p", { class: "note" }, note));
-  document.getElementById("notes").append(...drifts, ...notes);
+  document.getElementById("notes").append(...notes);
 }
 
 function focusCard(place) {

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -13,20 +16,36 @@ from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.rollouts.inference import difference_hints
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.numbers import describe_routed, range_notes, routed_of, saved_of
-from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
-from verl_visionr1.rollouts.records import no_row
+from verl_visionr1.rollouts.places import dumps_of, run_dirs_of
+from verl_visionr1.rollouts.records import Counts, no_row
 from verl_visionr1.tools.explain.diagnosis.base import plural
 from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
-from verl_visionr1.tools.gallery.census import Census, Reader, chosen, take_census
-from verl_visionr1.tools.gallery.curves import drifts_of, panels_of
-from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
-from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json
+from verl_visionr1.tools.gallery.census import Census, Reader, Settings, choose_groups, take_census
+from verl_visionr1.tools.gallery.curves import panels_of
+from verl_visionr1.tools.gallery.entries import KINDS, Entries
 from verl_visionr1.tools.gallery.pictures import Pictures
-from verl_visionr1.tools.gallery.settings import Settings, Written
 
 SCRIPTS = ("store.js", "filters.js", "overlay.js", "cards.js", "detail.js", "curves.js", "main.js")
 """Parts of the page's script, in order."""
 _HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Contents of a written gallery.
+
+    Attributes:
+        n_rollouts, n_prompts: shown; a prompt counts once, even if it occurs at several steps.
+        n_all: all scored rollouts; curves use them.
+        notes: further remarks, in sentences.
+    """
+
+    n_bytes: int
+    n_rollouts: int
+    n_prompts: int
+    n_all: int
+    n_images: int
+    notes: tuple[str, ...]
 
 
 def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Written:
@@ -44,61 +63,70 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         ValueError: with `on_error="fail"`, a row that cannot be scored.
     """
     dumps = dumps_of(paths)
-    _refuse_overwriting(out, dumps)
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise RowsError(f"--out {out}: needs a file name that ends in .html")
     reader = Reader(dumps, settings)
     census = take_census(reader)
-    if not census.n and settings.on_error == "fail":
+    if not census.table and settings.on_error == "fail":
         raise RowsError(no_row(reader.counts))
-    numbers = set(chosen(census.sizes, census.steps, settings.limit, settings.sample))
+    numbers = set(choose_groups(census.sizes, settings.limit))
     keys = [key for key, number in census.keys.items() if number in numbers]
     pictures = Pictures(settings)
     entries = Entries(settings, census, keys, pictures)
     for dump, rollout in reader.rollouts():
         entries.add(dump, rollout, reader.judgings[dump])
     encoded = pictures.encoded()
-    notes = [*_reading_notes(reader), *_score_notes(census, settings), *_picture_notes(pictures)]
-    payload = _payload(paths, dumps, census, entries, settings, notes)
-    page = page_of(payload, encoded)
+    names = [dump.name for dump in dumps]
+    payload: dict[str, Any] = {
+        "title": settings.title or ", ".join(path.resolve().name for path in paths),
+        "preset": settings.judging.preset.name,
+        "frame": settings.judging.frame.name,
+        "moment": str(settings.judging.moment),
+        "options": settings.options,
+        **entries.rows(),
+        "dumps": names,
+        "kinds": [{"name": kind, "colour": f"rgb{COLOURS.get(kind, MISSED_TARGET)}"} for kind in KINDS],
+        "panels": panels_of(census, names, run_dirs_of(paths)),
+        "notes": [
+            *_reading_notes(reader.counts),
+            *_score_notes(census, settings.judging),
+            *_picture_notes(pictures, settings),
+        ],
+        "n_all": len(census.table),
+    }
+    page = _render(payload, encoded)
     write_whole(out, page)
     return Written(
-        out=out,
         n_bytes=len(page),
-        n_rollouts=len(payload.samples),
-        n_prompts=len(payload.prompts),
-        n_all=census.n,
+        n_rollouts=len(payload["samples"]),
+        n_prompts=len(payload["prompts"]),
+        n_all=len(census.table),
         n_images=sum(map(bool, encoded)),
-        n_without_image=pictures.n_left_out + pictures.n_unknown + len(pictures.unreadable),
-        notes=tuple(notes),
+        notes=tuple(payload["notes"]),
     )
 
 
-def page_of(payload: Payload, pictures: Sequence[str]) -> bytes:
-    """Render the page.
-
-    Args:
-        pictures: data URLs.
-    """
+def _render(payload: dict[str, Any], pictures: list[str]) -> bytes:
     style = (_HERE / "gallery.css").read_text(encoding="utf-8")
     parts = [(_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     script = '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string((_HERE / "gallery.html").read_text(encoding="utf-8"))
     html = template.render(
-        title=payload.title,
+        title=payload["title"],
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         payload=script_json(payload),
-        pictures=script_json(list(pictures)),
+        pictures=script_json(pictures),
     )
     return html.encode(errors="replace")
 
 
-def _colour(kind: str) -> str:
-    """Colour of a kind, as in `visionr1 explain --draw`."""
-    red, green, blue = COLOURS.get(kind, MISSED_TARGET)
-    return f"#{red:02x}{green:02x}{blue:02x}"
+def script_json(value: Any) -> str:
+    """JSON that is safe in a `<script>` element for any text of a model: no `<`, ASCII only."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _hash(text: str) -> str:
@@ -106,89 +134,29 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _payload(
-    paths: Sequence[Path],
-    dumps: Sequence[Dump],
-    census: Census,
-    entries: Entries,
-    settings: Settings,
-    notes: list[str],
-) -> Payload:
-    judging = settings.judging
-    names = [dump.name for dump in dumps]
-    groups, samples = entries.rows()
-    return Payload(
-        title=settings.title or ", ".join(path.resolve().name for path in paths),
-        preset=judging.preset.name,
-        frame=judging.frame.name,
-        moment=str(judging.moment),
-        response="" if settings.is_run else _speech(judging),
-        dumps=names,
-        files=list(entries.files),
-        sources=list(entries.sources),
-        kinds=[Kind(name, _colour(name)) for name in KINDS],
-        causes=list(entries.causes),
-        presets=[judged_by(preset, settings.preset_argument(preset)) for preset in entries.presets],
-        thresholds=[thresholds_row(thresholds) for thresholds in entries.thresholds],
-        prompts=entries.prompts,
-        groups=groups,
-        samples=samples,
-        panels=panels_of(census, names, run_dirs_of(paths)),
-        drifts=drifts_of(census, names),
-        notes=notes,
-        n_all=census.n,
-    )
-
-
-def _speech(judging: Judging) -> str:
-    processing = judging.processing
-    flags: dict[str, object] = {"--min-pixels": processing.min_pixels, "--max-pixels": processing.max_pixels}
-    if processing.fixed_wh is not None:
-        flags["--processed"] = "x".join(map(str, processing.fixed_wh))
-    flags["--max-tokens"] = judging.max_tokens
-    flags["--reasoning"] = None if judging.reasoning == "auto" else judging.reasoning
-    given = [f"{name} {value}" for name, value in flags.items() if value is not None]
-    return " ".join([f"--frame {judging.frame.name}", *given])
-
-
-def _reading_notes(reader: Reader) -> list[str]:
-    counts = reader.counts
-    notes: list[str] = []
+def _reading_notes(counts: Counts) -> Iterator[str]:
     if counts.n_skipped:
-        notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or scored, the first: {counts.examples[0]}")
+        yield f"{plural(counts.n_skipped, 'row')} could not be read or scored, the first: {counts.examples[0]}"
     if counts.n_earlier:
-        notes.append(f"{counts.n_earlier} earlier turns left out: the last turn of a trajectory is scored")
+        yield f"{counts.n_earlier} earlier turns left out: the last turn of a trajectory is scored"
     if counts.n_delegated:
-        notes.append(counts.describe_delegated())
+        yield counts.describe_delegated()
     if counts.n_unknown:
-        notes.append(f"{counts.n_unknown} rollouts have a ground truth that is not in --data")
-    return notes
+        yield f"{counts.n_unknown} rollouts have a ground truth that is not in --data"
 
 
-def _score_notes(census: Census, settings: Settings) -> list[str]:
-    judging, saved = settings.judging, saved_of(census.table)
-    notes = [*describe_routed(routed_of(census.table, judging.preset)), *range_notes(census.table)]
-    return notes if saved is None else [*notes, saved.describe(), *difference_hints(saved, census.sample, judging)]
+def _score_notes(census: Census, judging: Judging) -> Iterator[str]:
+    yield from describe_routed(routed_of(census.table, judging.preset))
+    yield from range_notes(census.table)
+    saved = saved_of(census.table)
+    if saved is not None:
+        yield saved.describe()
+        yield from difference_hints(saved, census.sample, judging)
 
 
-def _picture_notes(pictures: Pictures) -> list[str]:
-    notes: list[str] = []
+def _picture_notes(pictures: Pictures, settings: Settings) -> Iterator[str]:
     if pictures.n_unknown:
-        why = (
-            "no single row of --data matches" if pictures.settings.data else "the dump names none; give --data PARQUET"
-        )
-        notes.append(f"no image for {plural(pictures.n_unknown, 'prompt')}: {why}")
-    if pictures.n_left_out:
-        notes.append(
-            f"no image for {plural(pictures.n_left_out, 'prompt')}: raise --max-images {pictures.settings.max_images}"
-        )
+        why = "no single row of --data matches" if settings.data else "the dump names none; give --data PARQUET"
+        yield f"no image for {plural(pictures.n_unknown, 'prompt')}: {why}"
     if pictures.unreadable:
-        notes.append(f"{len(pictures.unreadable)} images could not be read, the first: {pictures.unreadable[0]}")
-    return notes
-
-
-def _refuse_overwriting(out: Path, dumps: Sequence[Dump]) -> None:
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise RowsError(f"--out {out}: needs a name that ends in .html")
-    if out.is_dir():
-        raise RowsError(f"--out {out}: is a folder; name a file")
+        yield f"{len(pictures.unreadable)} images could not be read, the first: {pictures.unreadable[0]}"

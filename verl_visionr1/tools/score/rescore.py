@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,26 @@ class Differing(msgspec.Struct, frozen=True):
     text: str
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison with another reward on rollouts of tasks that both presets support.
+class Agreement(msgspec.Struct, frozen=True):
+    """Spearman's rank correlation of two rewards, in [-1, 1]; None if a reward is constant.
 
     Attributes:
-        preset, moment: the other reward.
-        overall, sources: its numbers, of all rows and of each data source.
-        agreement, agreement_by_source: rank agreement of the two rewards.
+        n: number of rows that both score.
+        spearman: over all rows.
+        n_groups: number of groups of at least two rows in which both rewards vary.
+        spearman_within: mean over those groups of the correlation within each.
+    """
+
+    n: int
+    spearman: float | None
+    n_groups: int
+    spearman_within: float | None
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Another reward on the rollouts of tasks that both presets support.
+
+    Attributes:
         differing: the rows that differ most, relative to the largest value of each preset.
     """
 
@@ -61,11 +74,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     overall: Numbers
     sources: dict[str, Numbers]
     agreement: Agreement
-    agreement_by_source: dict[str, Agreement]
     differing: list[Differing]
 
 
-class StepMeans(msgspec.Struct, frozen=True, kw_only=True):
+class StepMeans(msgspec.Struct, frozen=True):
     """Means of one step; `saved` and `f1_50` are None if no row has them."""
 
     step: int
@@ -81,10 +93,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         preset, frame, moment: how the rows were scored.
         n_skipped, n_earlier, n_unknown, n_delegated: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset does not support.
-        overall, sources: the numbers of all rows, and of each data source.
         steps: means of each step, if there are several.
         saved, saved_by_source: differences from the saved rewards; None (empty) if none are saved.
-        comparison: comparison with another reward, if requested.
     """
 
     preset: str
@@ -144,56 +154,41 @@ def rescore(
         raise RowsError(no_row(counts))
     table = builder.table()
     saved = saved_of(table)
+    own = {name: saved_of(table.select(table.source == place)) for place, name in enumerate(table.sources)}
+    hints = [*range_notes(table), *difference_hints(saved, sample.rollouts, judging)]
     return Report(
         preset=judging.preset.name,
         frame=judging.frame.name,
         moment=str(judging.moment),
         n_rows=len(table),
-        n_skipped=counts.n_skipped,
-        n_earlier=counts.n_earlier,
-        n_unknown=counts.n_unknown,
-        n_delegated=counts.n_delegated,
+        **{name: getattr(counts, name) for name in ("n_skipped", "n_earlier", "n_unknown", "n_delegated")},
         routed=routed_of(table, judging.preset),
         overall=numbers_of(table),
         sources=by_source(table),
         steps=_by_step(table),
         saved=saved,
-        saved_by_source=_saved_by_source(table),
+        saved_by_source={name: one for name, one in own.items() if one is not None},
         comparison=None if versus is None else versus.found(),
-        hints=[
-            *range_notes(table),
-            *difference_hints(saved, sample.rollouts, judging),
-            *grouping_hints(table, counts.n_by_text),
-        ],
+        hints=[*hints, *grouping_hints(table, counts.n_by_text)],
     )
 
 
 def _by_step(table: Judged) -> list[StepMeans]:
     """Means of each step, if there are several."""
     found = {step: means for (step,), means in table.means(by=["step"]).items() if step != NO_STEP}
-    if len(found) < 2:
-        return []
-    return [
-        StepMeans(step=step, reward=means["value"], saved=means.get("saved"), f1_50=means.get("f1_50"))
-        for step, means in found.items()
-    ]
-
-
-def _saved_by_source(table: Judged) -> dict[str, Saved]:
-    found = {name: saved_of(table.select(table.source == place)) for place, name in enumerate(table.sources)}
-    return {name: saved for name, saved in found.items() if saved is not None}
+    steps = [StepMeans(step, it["value"], it.get("saved"), it.get("f1_50")) for step, it in found.items()]
+    return steps if len(steps) > 1 else []
 
 
 class _Versus:
     """Tables of two rewards over the rows that both score."""
 
     def __init__(self, judging: Judging, other: Judging, n_shown: int) -> None:
-        self.judging, self.other = judging, other
-        self.n_shown = n_shown
+        self.judging, self.other, self.n_shown = judging, other, n_shown
         self.builder = TableBuilder()
         self.values: list[float] = []
         self._worst: list[tuple[float, int, Differing]] = []
-        self._scale = _largest(judging.preset), _largest(other.preset)
+        self._scale = [sum(preset.weights.values()) / preset.divisor for preset in (judging.preset, other.preset)]
 
     def add(self, rollout: Rollout, value: float) -> Score | None:
         """Score a rollout by the other reward too; None unless both presets support its task."""
@@ -203,69 +198,24 @@ class _Versus:
         score = self.other.score(rollout, self.other.preset)
         self.builder.add(rollout, self.other.preset, score)
         self.values.append(value)
-        self._keep_worst(rollout, value, score.value)
+        difference = abs(value / self._scale[0] - score.value / self._scale[1])
+        if difference > 0.0:
+            row = Differing(rollout.where, rollout.source, value, score.value, rollout.completion[:TEXT_CHARS])
+            heapq.heappush(self._worst, (difference, -len(self.values), row))
+            if len(self._worst) > self.n_shown:
+                heapq.heappop(self._worst)
         return score
 
-    def _keep_worst(self, rollout: Rollout, value: float, other: float) -> None:
-        difference = abs(value / self._scale[0] - other / self._scale[1])
-        is_full = len(self._worst) >= self.n_shown
-        if difference <= 0.0 or not self.n_shown or (is_full and difference <= self._worst[0][0]):
-            return
-        text = rollout.completion[:TEXT_CHARS]
-        item = (difference, -len(self.values), Differing(rollout.where, rollout.source, value, other, text))
-        (heapq.heapreplace if is_full else heapq.heappush)(self._worst, item)
-
     def found(self) -> Comparison:
-        """Return the comparison.
-
-        Raises:
-            RowsError: no row that both presets score.
-        """
+        """Return the comparison; RowsError if there is no row that both presets score."""
+        one, two = self.judging.preset, self.other.preset
         if not self.values:
-            one, two = self.judging.preset, self.other.preset
-            raise RowsError(
-                f"--vs {two.name}: no row that both score; {one.name} is for {', '.join(one.tasks)}, "
-                f"{two.name} {', '.join(two.tasks)}"
-            )
-        table, values = self.builder.table(), np.array(self.values)
-        return Comparison(
-            preset=self.other.preset.name,
-            moment=str(self.other.moment),
-            overall=numbers_of(table),
-            sources=by_source(table),
-            agreement=agreement_of(values, table.value, table.group),
-            agreement_by_source={
-                source: agreement_of(values[rows], table.value[rows], table.group[rows])
-                for place, source in enumerate(table.sources)
-                if (rows := table.source == place).any()
-            },
-            differing=[differing for _, _, differing in sorted(self._worst, key=_largest_first)],
-        )
-
-
-def _largest(preset: Preset) -> float:
-    """The largest value of a preset."""
-    return sum(preset.weights.values()) / preset.divisor
-
-
-def _largest_first(item: tuple[float, int, Any]) -> tuple[float, int]:
-    return -item[0], -item[1]
-
-
-class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """Spearman's rank correlation of two rewards, in [-1, 1]; None if a reward is constant.
-
-    Attributes:
-        n: number of rows that both score.
-        spearman: over all rows.
-        n_groups: number of groups of at least two rows in which both rewards vary.
-        spearman_within: mean over those groups of the correlation within each.
-    """
-
-    n: int
-    spearman: float | None
-    n_groups: int
-    spearman_within: float | None
+            tasks = f"{one.name} is for {', '.join(one.tasks)}, {two.name} {', '.join(two.tasks)}"
+            raise RowsError(f"--vs {two.name}: no row that both score; {tasks}")
+        table = self.builder.table()
+        agreement = agreement_of(self.values, table.value, table.group)
+        differing = [row for _, _, row in sorted(self._worst, reverse=True)]
+        return Comparison(two.name, str(self.other.moment), numbers_of(table), by_source(table), agreement, differing)
 
 
 def agreement_of(some: ArrayLike, others: ArrayLike, groups: ArrayLike) -> Agreement:
@@ -274,21 +224,14 @@ def agreement_of(some: ArrayLike, others: ArrayLike, groups: ArrayLike) -> Agree
     Args:
         some, others: n rewards each, for the same completions.
         groups: n whole numbers, equal for rows of one prompt.
-
-    >>> agreement_of([0.1, 0.2, 0.3, 0.4], [1, 2, 4, 3], [0, 0, 1, 1]).spearman_within
-    0.0
     """
     both = np.stack([np.asarray(some, dtype=np.float64), np.asarray(others, dtype=np.float64)])
     pairs = np.asarray(np.round(both, DECIMALS), dtype=np.float64)
     order = np.argsort(groups, kind="stable")
     starts = np.unique(np.asarray(groups)[order], return_index=True)[1]
     within = [rho for group in np.split(pairs[:, order], starts[1:], axis=1) if (rho := _spearman(group)) is not None]
-    return Agreement(
-        n=pairs.shape[1],
-        spearman=_spearman(pairs),
-        n_groups=len(within),
-        spearman_within=float(np.mean(within)) if within else None,
-    )
+    mean = float(np.mean(within)) if within else None
+    return Agreement(pairs.shape[1], _spearman(pairs), len(within), mean)
 
 
 def _spearman(pairs: NDArray[np.float64]) -> float | None:
@@ -302,19 +245,10 @@ def _spearman(pairs: NDArray[np.float64]) -> float | None:
 
 
 @contextmanager
-def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
-    """Write re-scored rows; the file appears when the `with` block ends without an error.
-
-    Args:
-        path: must end in `.jsonl`.
-        presets: presets that may score a row; all their metrics become keys, null if a row has none.
-
-    Raises:
-        RowsError: another suffix, or a full disk.
-    """
+def scored_rows(path: Path) -> Iterator[OnRow]:
+    """Write re-scored rows to a `.jsonl`; it appears when the `with` block ends without an error."""
     if path.suffix != ".jsonl":
         raise RowsError(f"--out {path}: needs a name that ends in .jsonl")
-    no_metrics = {name: None for preset in presets for name in preset.metrics}
     with atomic_write(path) as file:
 
         def write(rollout: Rollout, preset: Preset, score: Score, other: Score | None) -> None:
@@ -329,6 +263,6 @@ def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
                 "saved": rollout.saved,
                 "other": None if other is None else other.value,
             }
-            file.write(json.dumps({**row, **no_metrics, **score.metrics, **row}).encode() + b"\n")
+            file.write(json.dumps({**row, **score.metrics, **row}).encode() + b"\n")
 
         yield write

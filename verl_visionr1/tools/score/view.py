@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from verl_visionr1.rollouts.numbers import Numbers, Saved, describe_routed
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.rescore import Agreement, Comparison, Differing, Report
+from verl_visionr1.tools.score.rescore import Comparison, Report
 
 MAX_SOURCES = 6
 """Most data sources with a column; the JSON report has all."""
@@ -31,11 +31,13 @@ def view_of(report: Report, overrides: Sequence[str] = ()) -> Iterator[Renderabl
         yield from _comparison_of(report.comparison)
     if report.steps:
         yield Text("")
-        yield _steps_table(report)
+        table = _table("by step", ["reward", "saved reward", "F1@.5"])
+        for it in report.steps:
+            table.add_row(str(it.step), _shown(it.reward), _shown(it.saved), _shown(it.f1_50))
+        yield table
     if report.saved is not None:
         yield Text(report.saved.describe())
-    for hint in report.hints:
-        yield Text(hint, style="yellow")
+    yield from (Text(hint, style="yellow") for hint in report.hints)
 
 
 def _reading_notes(report: Report) -> Iterator[str]:
@@ -50,21 +52,19 @@ def _reading_notes(report: Report) -> Iterator[str]:
         yield f"{report.n_unknown} rows have a ground truth that is not in --data: listed by task, not by source"
 
 
-def _steps_table(report: Report) -> Table:
-    table = _table("by step", ["reward", "saved reward", "F1@.5"])
-    for step in report.steps:
-        table.add_row(str(step.step), _shown(step.reward), _shown(step.saved), _shown(step.f1_50))
-    return table
-
-
 def _comparison_of(comparison: Comparison) -> Iterator[RenderableType]:
     yield Text("")
     yield _numbers_table(f"{comparison.preset}, {comparison.moment}", comparison.overall, comparison.sources, None, {})
-    yield Text("")
-    yield _agreement_table(comparison.agreement, comparison.agreement_by_source)
+    agreement = comparison.agreement
+    yield Text(
+        f"rank agreement (Spearman): {_shown(agreement.spearman)}; within groups: {_shown(agreement.spearman_within)} "
+        f"({agreement.n_groups} groups that both spread)"
+    )
     if comparison.differing:
-        yield Text("")
-        yield from _differing_lines(comparison.differing)
+        yield Text("\nrows that differ most: reward, the other, where, start of the text", style="italic")
+    for row in comparison.differing:
+        yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
+        yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
 
 
 def _numbers_table(
@@ -72,40 +72,26 @@ def _numbers_table(
 ) -> Table:
     columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
     table = _table(title, list(columns) if len(sources) > 1 else [next(iter(sources), ALL)])
-    table.add_row("rows", *(f"{numbers.n}" for numbers in columns.values()))
-    table.add_row("reward", *(_shown(numbers.reward) for numbers in columns.values()), style="bold")
+
+    def row(name: str, cells: Iterable[str], style: str = "") -> None:
+        table.add_row(name, *cells, style=style)
+
+    row("rows", (f"{it.n}" for it in columns.values()))
+    row("reward", (_shown(it.reward) for it in columns.values()), "bold")
     for name in overall.metrics:
-        table.add_row(f"  {name}", *(_shown(numbers.metrics.get(name)) for numbers in columns.values()))
-    table.add_row("unreadable", *(_percent(numbers.unreadable) for numbers in columns.values()))
-    table.add_row("prompt groups", *(f"{numbers.n_groups}" for numbers in columns.values()))
+        row(f"  {name}", (_shown(it.metrics.get(name)) for it in columns.values()))
+    row("unreadable", (_percent(it.unreadable) for it in columns.values()))
+    row("prompt groups", (f"{it.n_groups}" for it in columns.values()))
     if overall.n_groups:
-        table.add_row("  group_std", *(_shown(numbers.group_std) for numbers in columns.values()))
-        table.add_row(
-            "  frac_reward_zero_std", *(_percent(numbers.frac_reward_zero_std) for numbers in columns.values())
-        )
+        row("  group_std", (_shown(it.group_std) for it in columns.values()))
+        row("  frac_reward_zero_std", (_percent(it.frac_reward_zero_std) for it in columns.values()))
     if saved is not None:
         both = [saved, *(saved_by.get(name) for name in list(columns)[1:])]
-        table.add_row("saved reward", *(_shown(one and one.mean) for one in both))
-        table.add_row("  equal to re-scored", *(_percent(one and one.equal) for one in both))
-        table.add_row("  mean difference", *(_shown(one and one.mean_difference) for one in both))
-        table.add_row("  largest difference", *(_shown(one and one.max_difference) for one in both))
+        row("saved reward", (_shown(it and it.mean) for it in both))
+        row("  equal to re-scored", (_percent(it and it.equal) for it in both))
+        row("  mean difference", (_shown(it and it.mean_difference) for it in both))
+        row("  largest difference", (_shown(it and it.max_difference) for it in both))
     return table
-
-
-def _agreement_table(overall: Agreement, sources: Mapping[str, Agreement]) -> Table:
-    columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
-    table = _table("rank agreement", list(columns))
-    table.add_row("Spearman", *(_shown(one.spearman) for one in columns.values()))
-    table.add_row("  within groups", *(_shown(one.spearman_within) for one in columns.values()))
-    table.add_row("groups that both spread", *(f"{one.n_groups}" for one in columns.values()))
-    return table
-
-
-def _differing_lines(rows: list[Differing]) -> Iterator[RenderableType]:
-    yield Text("rows that differ most: reward, the other, where, start of the text", style="italic")
-    for row in rows:
-        yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
-        yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
 
 
 def _table(title: str, columns: list[str]) -> Table:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from verl_visionr1.tools.explain.diagnosis.base import LEARN, NO_COST, Exam, Finding, perfect_answer
-from verl_visionr1.tools.explain.diagnosis.contents import content_findings, count_findings, text_findings
+from verl_visionr1.tools.explain.diagnosis.contents import content_findings
 from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
 from verl_visionr1.tools.explain.diagnosis.readings import find_misreading, other_format
-from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
 from verl_visionr1.tools.explain.diagnosis.repairs import reads_text, repair_answer, wrapping
-from verl_visionr1.tools.explain.diagnosis.writing import list_or_number, writing_findings
+from verl_visionr1.tools.explain.diagnosis.writing import opened_in_prompt, writing_findings
 
 __all__ = ["Exam", "Finding", "cause_of", "findings_of"]
 
@@ -25,27 +24,11 @@ the former can be corrected at once, the latter hide other findings. The cost of
 
 
 def findings_of(exam: Exam) -> list[Finding]:
-    """Find the problems of a completion, or of how it is read. Never raises for any text.
-
-    Returns:
-        Findings, costliest first; empty for a faultless answer.
-
-    >>> from verl_visionr1.criteria import OFF
-    >>> from verl_visionr1.frames import FRAMES
-    >>> from verl_visionr1.rewards import PRESETS, ResponseContext
-    >>> from verl_visionr1.targets import Target
-    >>> target = Target(task="detection", size_wh=(2000, 1000), boxes_xyxy=[[200, 100, 1000, 400]], labels=["cat"])
-    >>> text = '[{"bbox_2d": [200, 100, 1000, 400], "label": "cat"}, {"bbox_2d": [200, 100, 990, 400], "label": "cat"}]'
-    >>> findings_of(Exam.of(text, target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"])))[0].cause
-    'duplicate'
-    """
-    miscounted = list_or_number(exam)
-    if miscounted is not None:
-        return [miscounted]
-    exam, found = opened_in_prompt(exam)
-    for look in (several_lists, nearly_json):
-        exam, of_lists = look(exam)
-        found += of_lists
+    """Find the problems of a completion, or of how it is read. Never raises for any text."""
+    found: list[Finding] = []
+    for look in (opened_in_prompt, several_lists, nearly_json):
+        exam, of_form = look(exam)
+        found += of_form
     if reads_text(exam):  # then wrong coordinates may cost nothing until the wrapping is right
         exam, around = wrapping(exam)
         found += around
@@ -60,7 +43,7 @@ def findings_of(exam: Exam) -> list[Finding]:
     written = writing_findings(reread, frozenset(finding.cause for finding in found))
     found += written
     if not any(finding.gain >= reread.to_full > 0.0 for finding in written):  # else there is nothing to compare
-        contents = _contents(reread)
+        contents = content_findings(reread)
         if "other format" in causes:  # without labels: also because of the other format
             bare = sum(finding.gain for finding in contents if finding.cause == "no label")
             contents = [finding for finding in contents if finding.cause != "no label"]
@@ -81,12 +64,6 @@ def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:
     return (reread, found) if found else second(exam)
 
 
-def _contents(exam: Exam) -> list[Finding]:
-    """Compare the answer with the target."""
-    looks = {"counting": count_findings, "text": text_findings}
-    return looks.get(exam.target.task, content_findings)(exam)
-
-
 def _criteria(exam: Exam) -> list[Finding]:
     """Criteria that give less than full reward to the ground truth as an answer: form, length."""
     perfect = repair_answer(exam, perfect_answer(exam.target))
@@ -103,8 +80,7 @@ def _criteria(exam: Exam) -> list[Finding]:
 
 def about(fn: object) -> str:
     """The first line of a criterion's docstring."""
-    lines = (getattr(fn, "__doc__", None) or "").strip().splitlines()
-    return lines[0].strip() if lines else ""
+    return (getattr(fn, "__doc__", None) or "").strip().partition("\n")[0].strip()
 
 
 def _outside_range(exam: Exam) -> Finding | None:
@@ -120,27 +96,18 @@ def _outside_range(exam: Exam) -> Finding | None:
 
 
 def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
-    """The cause: a criterion out of range, else the costliest finding, or "nothing wrong" for a full reward.
-
-    >>> from verl_visionr1.criteria import OFF
-    >>> from verl_visionr1.frames import FRAMES
-    >>> from verl_visionr1.rewards import PRESETS, ResponseContext
-    >>> from verl_visionr1.targets import Target
-    >>> target = Target(task="detection", size_wh=(640, 480), categories=["cat"])
-    >>> print(cause_of(Exam.of("[]", target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"])), []))
-    nothing wrong: reward 1.000
-    """
+    """The cause: a criterion out of range, else the costliest finding, or "nothing wrong" for a full reward."""
     outside = _outside_range(exam)
     if outside is not None:
         return outside
     if exam.to_full <= 1e-6:
         return Finding("nothing wrong", f"nothing wrong: reward {exam.value:.3f}")
+    first = findings[0] if findings else None
+    if first is None or first.gain <= 0.0:
+        what = f"reward {exam.value:.3f} of {exam.full:.3f}: see the criteria below"
+        return Finding("unexplained", what, "", exam.to_full)
     costly = [finding for finding in findings if finding.gain >= NO_COST * exam.full]
     if costly:
         return costly[0]
-    if findings and findings[0].gain > 0.0:
-        what = f"almost nothing wrong: reward {exam.value:.3f}; {findings[0].what}"
-        return replace(findings[0], what=what, fix="" if findings[0].fix == LEARN else findings[0].fix)
-    return Finding(
-        "unexplained", f"reward {exam.value:.3f} of {exam.full:.3f}: see the criteria below", "", exam.to_full
-    )
+    what = f"almost nothing wrong: reward {exam.value:.3f}; {first.what}"
+    return replace(first, what=what, fix="" if first.fix == LEARN else first.fix)

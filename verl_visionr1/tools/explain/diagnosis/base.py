@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 from msgspec.structs import replace
 
-from verl_visionr1.answers import Answer
+from verl_visionr1.answers import FORMATS, Answer
 from verl_visionr1.boxes import Boxes, Points
 from verl_visionr1.criteria import Thresholds, f1_50
 from verl_visionr1.masks import bounds_xyxy
@@ -21,6 +22,7 @@ LEARN = "model error; no setting fixes this"
 LONGER = "raise data.max_response_length, or ask for less text"
 NO_COST = 0.005
 """A finding that costs less than this share of the full reward is only a remark."""
+BOX, POINT = ("box", "boxes"), ("point", "points")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,8 @@ class Finding:
 
     Attributes:
         cause: its kind, one of a fixed set of short names ("wrong frame", "truncated", "duplicate", ...).
-        what: description of the problem, beginning with the kind.
-        fix: what to do about it; "" for the model's own mistake.
+        what, fix: description of the problem, beginning with the kind; what to do about it.
         gain: how much the reward would rise without it; for text that is missing (a cut-off answer), the most possible.
-
-    >>> print(Finding("prose", "prose around the list", "ask for the list alone", 0.333))
-    prose around the list -> ask for the list alone
     """
 
     cause: str
@@ -72,11 +70,7 @@ class Exam:
         response: ResponseContext,
         is_clipped: bool | None = None,
     ) -> Exam:
-        """Read and match a completion; `is_clipped` defaults to tokens >= budget if both are known.
-
-        Raises:
-            FrameError: the frame needs `processed_wh`, which is None.
-        """
+        """Read and match a completion; `is_clipped` defaults to tokens >= budget if both are known."""
         if is_clipped is None and response.n_tokens is not None and response.max_tokens is not None:
             is_clipped = response.n_tokens >= response.max_tokens
         case = read_completion(completion, target, preset, thresholds, response)
@@ -98,6 +92,22 @@ class Exam:
         return self.case.answer
 
     @property
+    def spoken(self) -> Answer:
+        """The parsed answer, in the model's units."""
+        return FORMATS[self.preset.answer_format].parse(self.completion)
+
+    @property
+    def spoken_places(self) -> tuple[tuple[float, ...], ...]:
+        """Its boxes, or its points."""
+        spoken = self.spoken
+        return spoken.boxes_xyxy or spoken.points_xy
+
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """Noun for a prediction, singular and plural."""
+        return BOX if self.target.task in BOX_TASKS else POINT
+
+    @property
     def expected(self) -> str:
         """The right count or words as text; "" for boxes and points."""
         return str(self.target.count) if self.target.task == "counting" else self.target.answer or ""
@@ -111,6 +121,11 @@ class Exam:
     def full(self) -> float:
         """The reward of a faultless answer."""
         return sum(self.preset.weights.values()) / self.preset.divisor
+
+    @property
+    def to_full(self) -> float:
+        """The largest possible rise of the reward."""
+        return max(0.0, self.full - self.value)
 
     @property
     def scale_xy(self) -> tuple[float, float]:
@@ -143,27 +158,17 @@ class Exam:
         """What to do about an unfinished answer: a longer budget helps only if it was used up."""
         if self.is_clipped is None:
             return f"{LONGER}, if the response filled its budget; else {LEARN}"
-        if self.is_clipped:
-            return LONGER
-        tokens, budget = self.response.n_tokens, self.response.max_tokens
-        spent = f" after {tokens} tokens" if tokens is not None else ""
-        return f"the model ended it{spent}, before the budget{f' of {budget}' if budget else ''}: {LEARN}"
-
-    @property
-    def to_full(self) -> float:
-        """The largest possible rise of the reward."""
-        return max(0.0, self.full - self.value)
+        return LONGER if self.is_clipped else f"the model ended it before the budget: {LEARN}"
 
 
 def perfect_answer(target: Target) -> Answer:
     """The perfect answer to a target, in original pixels."""
     labels = tuple(target.labels) or ("",) * target.n_objects
-    count = None if target.count is None else float(target.count)
     if target.task == "pointing":
         return Answer((), labels, points_xy=object_points(target))
     boxes = cast(Boxes, tuple(target.boxes_xyxy))
-    if len(boxes) != len(labels):
-        labels = ("",) * len(boxes)
+    labels = labels if len(boxes) == len(labels) else ("",) * len(boxes)
+    count = None if target.count is None else float(target.count)
     return Answer(boxes, labels, count=count, text=target.answer or "")
 
 
@@ -191,54 +196,31 @@ def object_points(target: Target) -> Points:
     return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in object_boxes(target))
 
 
-def listed(numbers: Iterable[int], *, limit: int = 5) -> str:
-    """Write indices as numbers from 1.
+def numbered(nouns: tuple[str, str], numbers: Iterable[int], *, limit: int = 5) -> str:
+    """Write a noun (singular, plural) with indices as numbers from 1.
 
-    >>> listed([0]), listed([0, 1, 2]), listed(range(9))
-    ('1', '1, 2 and 3', '1, 2, 3, 4, 5 and 4 more')
+    >>> numbered(BOX, [0]), numbered(BOX, [0, 1]), numbered(BOX, range(9))
+    ('box 1', 'boxes 1, 2', 'boxes 1, 2, 3, 4, 5 and 4 more')
     """
     every = [str(number + 1) for number in numbers]
-    rest = len(every) - limit
-    if rest > 0:
-        return f"{', '.join(every[:limit])} and {rest} more"
-    return " and ".join(filter(None, (", ".join(every[:-1]), *every[-1:])))
-
-
-def numbered(word: str, words: str, numbers: Iterable[int]) -> str:
-    """Write a noun with numbers from 1.
-
-    >>> numbered("box", "boxes", [0]), numbered("box", "boxes", [0, 1])
-    ('box 1', 'boxes 1 and 2')
-    """
-    indices = list(numbers)
-    return f"{word if len(indices) == 1 else words} {listed(indices)}"
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return f"{nouns[len(every) != 1]} {', '.join(every[:limit])}{more}"
 
 
 def plural(n: int, word: str, words: str | None = None) -> str:
-    """Write a number with its noun.
-
-    >>> plural(1, "box", "boxes"), plural(2, "point")
-    ('1 box', '2 points')
-    """
+    """Write a number with its noun."""
     return f"{n} {word if n == 1 else words or word + 's'}"
 
 
-def iou_text(value: float, below: float | None = None) -> str:
-    """Format an IoU with three decimals; with more where rounding would reach `below`.
+def iou_text(value: float) -> str:
+    """Format an IoU with three decimals, rounded down, so that it never seems to reach a threshold.
 
-    >>> iou_text(0.82149), iou_text(0.49996, below=0.5)
-    ('0.821', '0.49996')
+    >>> iou_text(0.82149), iou_text(0.49996), iou_text(1 - 1e-12)
+    ('0.821', '0.499', '1.000')
     """
-    digits = 3
-    while below is not None and value < below <= float(f"{value:.{digits}f}") and digits < 15:
-        digits += 1
-    return f"{value:.{digits}f}"
+    return f"{math.floor(value * 1000 + 1e-6) / 1000:.3f}"
 
 
 def quoted(text: str, limit: int = 40) -> str:
-    """Quote a model's text for a sentence: on one line, short, without control characters.
-
-    >>> quoted("kitty")
-    "'kitty'"
-    """
+    """Quote a model's text for a sentence: on one line, short, without control characters."""
     return repr(text if len(text) <= limit else text[:limit] + "...")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -21,9 +22,8 @@ from verl_visionr1.boxes import Box
 MAX_CLAIM_CHARS = 2000
 """A longer object is not scanned."""
 COORDINATE_KEYS = ("bbox_2d", "point_2d", "bbox", "box", "box_2d", "boxes", "points", "point")
-QUOTED, NESTED, NOT_FINITE = "numbers in quotes", "numbers in nested lists", "not finite numbers"
-"""Reasons why values are not usable numbers."""
 LABEL_KEYS = ("label", "class", "name", "category", "text")
+NOT_NUMBERS = "not bare, finite numbers"
 
 _OBJECT = re.compile(r"\{[^{}]*\}")  # cannot backtrack: a scan ends at the first brace
 _LIST = re.compile(r"\[([^\[\]{}]{1,200})\]")  # bounded
@@ -32,13 +32,10 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A group of numbers in a completion.
+    """A group of numbers in a completion, with the key and label beside them ("" if there is none).
 
     Attributes:
-        start, end: its place, in characters of the completion.
         numbers: as written; empty if there are none, or not all are finite.
-        label: the label beside them; "" if there is none.
-        key: their key; "" for a bare list.
         fault: why they are not a box; "" for a box of four numbers with x1 < x2 and y1 < y2.
     """
 
@@ -56,32 +53,30 @@ class Claim:
 
 
 def answer_start(completion: str) -> int:
-    """Where the answer starts, after the reasoning; the length of the text if that was never closed.
-
-    >>> answer_start("<think>well</think>[]"), answer_start("<think>well"), answer_start("[]")
-    (19, 11, 0)
-    """
+    """Where the answer starts, after the reasoning; the length of the text if that was never closed."""
     end = reasoning_end(completion)
     return len(completion) if end is None else end
 
 
 def claims_in(completion: str, start: int = 0, end: int | None = None) -> list[Claim]:
-    """Find the claims in a part of a completion, in order; at most `MAX_BOXES`.
-
-    Objects `{...}` if any holds a list; else bare lists of numbers.
-
-    >>> [claim.fault for claim in claims_in('[{"bbox_2d": [9, 0, 5, 5], "label": "cat"}]')]
-    ['inverted: x1 = 9 > x2 = 5']
-    >>> claims_in("cat-[0.1,0.2,0.3,0.4]")[0].numbers
-    (0.1, 0.2, 0.3, 0.4)
-    """
+    """Find the claims in a part of a completion, in order; at most `MAX_BOXES`."""
     text = completion[start : start + MAX_CHARS if end is None else min(end, start + MAX_CHARS)]
-    found = _first(_objects(text, start)) or _first(_lists(text, start))
+    return list(islice(_objects(text, start), MAX_BOXES)) or list(islice(_lists(text, start), MAX_BOXES))
+
+
+def find_read(claims: Sequence[Claim], places: Sequence[tuple[float, ...]]) -> list[int | None]:
+    """Find the claim that each parsed box or point was read from; released parsers cut decimals off."""
+    found: list[int | None] = []
+    following = 0
+    for place in places:
+        at = next((i for i in range(following, len(claims)) if _is_same(claims[i], place)), None)
+        found.append(at)
+        following = following if at is None else at + 1
     return found
 
 
-def _first(claims: Iterable[Claim]) -> list[Claim]:
-    return [claim for claim, _ in zip(claims, range(MAX_BOXES), strict=False)]
+def _is_same(claim: Claim, place: tuple[float, ...]) -> bool:
+    return claim.numbers == place or (not claim.fault and tuple(float(int(n)) for n in claim.numbers) == place)
 
 
 def _objects(text: str, offset: int) -> Iterator[Claim]:
@@ -92,21 +87,9 @@ def _objects(text: str, offset: int) -> Iterator[Claim]:
         key, values, label = _fields(chunk)
         if values is None:
             continue
-        fault = ""
-        if len(values) == 1 and isinstance(values[0], list):
-            values = cast(list[Any], values[0])
-            fault = NESTED if key.endswith("_2d") else ""
         numbers = _numbers(values)
-        fault = fault or (fault_of(numbers, len(values)) if numbers else _no_numbers(values))
+        fault = fault_of(numbers, len(values)) if numbers else NOT_NUMBERS
         yield Claim(match.start() + offset, match.end() + offset, numbers, label, key, fault)
-
-
-def _no_numbers(values: list[Any]) -> str:
-    """Why values are not numbers."""
-    if any(isinstance(value, list) for value in values):
-        return NESTED
-    pieces = [piece.strip() for value in values if isinstance(value, str) for piece in value[:200].split(",")]
-    return QUOTED if any(_NUMBER.fullmatch(piece.strip("[]() ")) for piece in pieces) else NOT_FINITE
 
 
 def _lists(text: str, offset: int) -> Iterator[Claim]:
@@ -115,7 +98,7 @@ def _lists(text: str, offset: int) -> Iterator[Claim]:
         if not all(_NUMBER.fullmatch(piece.strip()) for piece in pieces):
             continue
         numbers = _numbers([float(piece) for piece in pieces])
-        fault = fault_of(numbers, len(pieces)) if numbers else NOT_FINITE
+        fault = fault_of(numbers, len(pieces)) if numbers else NOT_NUMBERS
         yield Claim(match.start() + offset, match.end() + offset, numbers, "", "", fault)
 
 
@@ -127,12 +110,12 @@ def _fields(chunk: str) -> tuple[str, list[Any] | None, str]:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             continue
         label = next((item[key] for key in LABEL_KEYS if isinstance(item.get(key), str)), "")
-        lists = {key: value for key, value in item.items() if isinstance(value, list)}
+        lists = [key for key, value in item.items() if isinstance(value, list) or key.endswith("_2d")]
         key = next((key for key in (*COORDINATE_KEYS, *lists) if key in lists), None)
-        if key is not None:
-            return key, lists[key], label
-        key = next((key for key in COORDINATE_KEYS if key.endswith("_2d") and isinstance(item.get(key), str)), "")
-        return key, [item[key]] if key else None, label
+        if key is None:
+            return "", None, label
+        values = item[key] if isinstance(item[key], list) else [item[key]]
+        return key, values, label
     match = _LIST.search(chunk)
     if match is None:
         return "", None, ""
@@ -141,26 +124,18 @@ def _fields(chunk: str) -> tuple[str, list[Any] | None, str]:
 
 
 def _numbers(values: list[Any]) -> tuple[float, ...]:
-    numbers: list[float] = []
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return ()
-        try:
-            number = float(value)
-        except OverflowError:
-            return ()
-        if not math.isfinite(number):
-            return ()
-        numbers.append(number)
-    return tuple(numbers)
+    """The values as floats; empty unless all are finite numbers."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return ()
+    try:
+        numbers = tuple(map(float, values))
+    except OverflowError:
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
 
 
 def fault_of(numbers: tuple[float, ...], n_values: int) -> str:
-    """Why these numbers are not a box.
-
-    >>> fault_of((1.0, 2.0), 2), fault_of((1.0, 2.0, 1.0, 5.0), 4), fault_of((1.0, 2.0, 3.0, 4.0), 4)
-    ('2 numbers instead of 4', 'no width: x1 = x2 = 1', '')
-    """
+    """Why these numbers are not a box."""
     if n_values != 4 or len(numbers) != 4:
         return f"{n_values} number{'s' * (n_values != 1)} instead of 4"
     for axis, extent, low, high in (("x", "width", numbers[0], numbers[2]), ("y", "height", numbers[1], numbers[3])):

@@ -14,6 +14,7 @@ from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.verdicts import Verdict, verdicts_of
 
 WRAPPINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -40,21 +41,17 @@ def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
     name, best, gain = _find_wrapping(exam)
     if not name:
         return exam, []
-    body = body_of(exam) or ""
-    around = _ENVELOPE.sub(" ", " ... ".join(exam.completion.rsplit(body, 1))).strip(" .\n")
-    preset = exam.preset.name
-    if name == "bare":
-        if any(char.isalnum() for char in around):
-            it = "answer" if exam.target.task in ("counting", "text") else "list"
-            what = f"prose around the {it}: {quoted(' '.join(around.split()))} is not part of it"
-            fix = f"ask for the {it} alone (another prompt), or let training do it"
-            return best, [Finding("prose", what, fix, gain)]
-        what = f"wrapping: preset {preset} reads only the bare answer"
-        return best, [Finding("wrapping", what, "ask for the answer without fence and tags", gain)]
-    cause = "no fence" if "fence" in name and "```json" not in exam.completion else "no tags"
-    only = f"reads only {name}s" if name.endswith("fence") and "tags" not in name else f"needs the answer inside {name}"
-    fix = "ask for that in the prompt, or use another preset"
-    return best, [Finding(cause, f"{cause}: preset {preset} {only}", fix, gain)]
+    around = _ENVELOPE.sub(" ", " ... ".join(exam.completion.rsplit(body_of(exam) or "", 1))).strip(" .\n")
+    if name == "bare" and any(char.isalnum() for char in around):
+        it = "answer" if exam.target.task in ("counting", "text") else "list"
+        what = f"prose around the {it}: {quoted(' '.join(around.split()))} is not part of it"
+        fix = f"ask for the {it} alone (another prompt), or let training do it"
+        return best, [Finding("prose", what, fix, gain)]
+    cause = "wrapping" if name == "bare" else "no tags"
+    if "fence" in name and "```json" not in exam.completion:
+        cause = "no fence"
+    what = f"{cause}: preset {exam.preset.name} needs the answer in another form: {name}"
+    return best, [Finding(cause, what, "ask for that in the prompt, or use another preset", gain)]
 
 
 _ENVELOPE = re.compile(r"```(?:json)?|</?(?:think|answer)>")
@@ -159,37 +156,45 @@ def gain_of(exam: Exam, answer: Answer) -> float:
     return max(0.0, repair_answer(exam, answer).value - exam.value)
 
 
-def without(answer: Answer, ps: Collection[int]) -> Answer:
+def without(answer: Answer, verdicts: Collection[Verdict]) -> Answer:
     """The answer without some predictions (boxes, or points)."""
-    places = answer.boxes_xyxy or answer.points_xy
-    kept = [p for p in range(len(places)) if p not in set(ps)]
-    labels = tuple(answer.labels[p] for p in kept) if len(answer.labels) == len(places) else answer.labels
-    return replace(_with_all_places(answer, [places[p] for p in kept]), labels=labels)
+    gone = {verdict.index for verdict in verdicts}
+    return _with_items(answer, [item for p, item in enumerate(_items(answer)) if p not in gone])
 
 
 def with_labels(answer: Answer, label_of: Mapping[int, str]) -> Answer:
     """The answer with other labels for some predictions."""
-    return replace(answer, labels=tuple(label_of.get(p, label) for p, label in enumerate(answer.labels)))
+    return _with_items(answer, [(place, label_of.get(p, old)) for p, (place, old) in enumerate(_items(answer))])
 
 
 def with_places(answer: Answer, place_of: Mapping[int, Place]) -> Answer:
     """The answer with some boxes (or points) moved."""
-    places = answer.boxes_xyxy or answer.points_xy
-    return _with_all_places(answer, [place_of.get(p, place) for p, place in enumerate(places)])
+    return _with_items(answer, [(place_of.get(p, old), label) for p, (old, label) in enumerate(_items(answer))])
 
 
 def with_more(answer: Answer, more: Collection[tuple[Place, str]], *, n_dropped: int = 0) -> Answer:
     """The answer with more boxes (or points), in place of `n_dropped` dropped ones."""
     n_left = max(0, answer.n_dropped - n_dropped)
-    gone = {Defect.BAD_BOX} if n_dropped and not n_left else set[Defect]()
-    labels = (*answer.labels, *(label for _, label in more))
-    defects = tuple(defect for defect in answer.defects if defect not in gone)
-    answer = replace(answer, labels=labels, n_dropped=n_left, defects=defects)
-    return _with_all_places(answer, [*(answer.boxes_xyxy or answer.points_xy), *(place for place, _ in more)])
+    gone = Defect.BAD_BOX if n_dropped and not n_left else None
+    defects = tuple(defect for defect in answer.defects if defect is not gone)
+    return _with_items(replace(answer, n_dropped=n_left, defects=defects), [*_items(answer), *more])
 
 
-def _with_all_places(answer: Answer, places: Collection[Place]) -> Answer:
+def with_missed(exam: Exam, answer: Answer) -> Answer:
+    """The answer with the objects that were missed."""
+    perfect = _items(perfect_answer(exam.target))
+    return with_more(answer, [perfect[fate.index] for fate in verdicts_of(exam)[1] if fate.counted_as == "missed"])
+
+
+def _items(answer: Answer) -> list[tuple[Place, str]]:
+    """Place and label of each prediction."""
+    places = answer.boxes_xyxy or answer.points_xy
+    labels = answer.labels if len(answer.labels) == len(places) else ("",) * len(places)
+    return list(zip(places, labels, strict=True))
+
+
+def _with_items(answer: Answer, items: Collection[tuple[Place, str]]) -> Answer:
     """The answer with these boxes (4 numbers) or points (2 numbers)."""
-    boxes = tuple(place for place in places if len(place) == 4)
-    points = tuple(place for place in places if len(place) == 2)
-    return replace(answer, boxes_xyxy=boxes, points_xy=answer.points_xy if answer.boxes_xyxy else points)
+    boxes = tuple(place for place, _ in items if len(place) == 4)
+    points = tuple(place for place, _ in items if len(place) == 2)
+    return replace(answer, boxes_xyxy=boxes, points_xy=points, labels=tuple(label for _, label in items))

@@ -1,139 +1,229 @@
-"""Findings about the text itself: each defect that the parser names, and its cost."""
+"""Findings about the text itself: reasoning, other kinds of answers, and each defect that the parser names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from verl_visionr1.answers import FORMATS, Answer, Defect
+from verl_visionr1.answers import FORMATS, MAX_BOXES, MAX_CHARS, Answer, Defect
+from verl_visionr1.answers.transcript import REASONING_TAGS
 from verl_visionr1.rewards.completion import BOX_TASKS
+from verl_visionr1.targets import normalize_text
 from verl_visionr1.tools.explain.diagnosis.base import (
+    BOX,
     LEARN,
+    POINT,
     Exam,
     Finding,
     numbered,
-    object_points,
     perfect_answer,
     plural,
     quoted,
 )
-from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.defects import ASK, FoundClaims, describe_defect, named_defects
-from verl_visionr1.tools.explain.diagnosis.readings import plain_first
-from verl_visionr1.tools.explain.diagnosis.reasoning import only_reasoned
-from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_more
+from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_missed, with_more
 from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
+
+ASK = "describe the answer format in the prompt (verl_visionr1.answers has the wording)"
+SHORTER = "lower data.max_response_length"
+OBJECT = ("object", "objects")
+WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
+    {
+        Defect.EMPTY: ("empty: there is no answer", ""),
+        Defect.NO_LIST: ("no list: the answer is not a JSON list", ASK),
+        Defect.NO_ANSWER: ("unclosed reasoning: <think> was never closed, so there is no answer", ""),
+        Defect.PROSE: ("prose: there is text around the answer", "ask for the answer alone"),
+        Defect.MALFORMED: ("malformed: the answer does not have the required form", ASK),
+        Defect.TRUNCATED: ("truncated: the answer is cut off", ""),
+        Defect.BAD_BOX: (
+            "bad box: needs four finite numbers with x1 < x2 and y1 < y2 (a point: two finite numbers)",
+            f"ask for bare numbers in one flat list, with an example in the prompt; else {LEARN}",
+        ),
+        Defect.NO_LABEL: ("no label: each object needs a label", "ask for a label in the prompt"),
+        Defect.OUTSIDE: (
+            "outside: the answer reaches over the edge of the image",
+            "check the frame; see the coordinates",
+        ),
+        Defect.TOO_LONG: (f"too long: at most {MAX_CHARS} characters are read", SHORTER),
+        Defect.TOO_MANY: (f"too many: at most {MAX_BOXES} boxes are matched", SHORTER),
+        Defect.NO_COUNT: ("no count: the answer has no number", ASK),
+        Defect.NO_TEXT: ("no text: the answer has no words", ASK),
+        Defect.WRONG_KIND: ("wrong kind: boxes or points instead of another kind of answer", ASK),
+    }
+)
+"""Defect -> (description, beginning with its kind; what to do, "" if it depends on the response budget)."""
+
+
+def named_defects(exam: Exam) -> tuple[Defect, ...]:
+    """Defects of the answer. Released formats have only "malformed"; for them, the usual parser names the defect."""
+    defects = exam.answer.defects
+    if Defect.MALFORMED not in defects or not exam.preset.answer_format.endswith("-released"):
+        return defects
+    return FORMATS["qwen-json"].parse(exam.completion).defects or defects
+
+
+def answer_claims(exam: Exam) -> list[Claim]:
+    """The claims of the answer, after its reasoning."""
+    return claims_in(exam.completion, answer_start(exam.completion))
+
+
+def describe_defect(defect: Defect, exam: Exam, claims: list[Claim]) -> tuple[str, str, str]:
+    """Describe a defect in this text: kind, description (beginning with the kind), what to do."""
+    words, fix = WORDS[defect]
+    kind = words.partition(":")[0]
+    if not fix:
+        fix = to_close(exam) if defect is Defect.NO_ANSWER else exam.cut_off_fix
+    detail = _DETAIL[defect](exam, claims) if defect in _DETAIL else ""
+    return kind, f"{kind}: {detail}" if detail else words, fix
+
+
+def _body(exam: Exam) -> str:
+    return exam.completion[answer_start(exam.completion) :].strip()
+
+
+def _truncated(exam: Exam, claims: list[Claim]) -> str:
+    if exam.target.task == "text" or (exam.target.task == "counting" and not claims):
+        return ""
+    end = claims[-1].end if claims else answer_start(exam.completion)
+    rest = exam.completion[end:].strip()
+    stop = f"; it stops at {quoted(rest[-40:])}" if rest else ""
+    n_read = plural(exam.answer.n_predicted, *(POINT if exam.answer.points_xy else BOX))
+    return f"after {n_read} the list is cut off{stop}"
+
+
+def _no_list(exam: Exam, claims: list[Claim]) -> str:
+    if claims:
+        return f"{plural(len(claims), *OBJECT)} in the text, but no JSON list [...] around them"
+    return f"the answer is prose or a single value: {quoted(_body(exam))}"
+
+
+def _malformed(exam: Exam, claims: list[Claim]) -> str:
+    own = exam.preset.answer_format
+    example = FORMATS["qwen-json" if own.endswith("-released") else own].example
+    return f"{quoted(_body(exam))} is not of the form {quoted(example, 60)}"
+
+
+def _bad_box(exam: Exam, claims: list[Claim]) -> str:
+    n = 4 if exam.target.task in BOX_TASKS or any(claim.box for claim in claims) else 2
+    faults = {i: fault for i, claim in enumerate(claims) if (fault := _fault(claim, n))}
+    if not faults:
+        return ""
+    return f"{numbered(OBJECT, faults)} in the text not read ({next(iter(faults.values()))})"
+
+
+def _fault(claim: Claim, n: int) -> str:
+    """Why a claim is not a box (n = 4) or not a point (n = 2)."""
+    if n == 4 or not claim.numbers:
+        return claim.fault
+    return "" if len(claim.numbers) == n else f"{plural(len(claim.numbers), 'number')} instead of {n}"
+
+
+def _outside(exam: Exam, claims: list[Claim]) -> str:
+    frame = exam.response.frame
+    frame_wh = frame.size_wh(exam.target.size_wh, exam.response.processed_wh)
+    for p, place in enumerate(exam.answer.boxes_xyxy or exam.answer.points_xy):
+        spoken = [number / scale for number, scale in zip(place, exam.scale_xy * 2, strict=False)]
+        if any(not -0.01 * edge <= number <= 1.01 * edge for number, edge in zip(spoken, frame_wh * 2, strict=False)):
+            shown = ", ".join(f"{number:g}" for number in spoken)
+            reach = f"0-{frame_wh[0]:g} x 0-{frame_wh[1]:g}"
+            return f"object {p + 1} ({shown}) reaches over the edge of frame {frame.name} ({reach})"
+    return ""
+
+
+_DETAIL: Mapping[Defect, Callable[[Exam, list[Claim]], str]] = MappingProxyType(
+    {
+        Defect.TRUNCATED: _truncated,
+        Defect.NO_LIST: _no_list,
+        Defect.MALFORMED: _malformed,
+        Defect.BAD_BOX: _bad_box,
+        Defect.OUTSIDE: _outside,
+    }
+)
+"""Defect -> its description in a text; "" if only the general one applies."""
 
 
 def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
-    """Find what the form of the text costs.
-
-    Args:
-        explained: causes found before, which explain some defects.
-    """
-    found = FoundClaims.of(exam)
+    """Find what the form of the text costs; causes found before explain some defects."""
+    claims, task = answer_claims(exam), exam.target.task
     n_read = len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy)
     if not n_read and "other format" in explained:
         return []
-    if n_read and exam.target.task not in ("counting", "text"):
-        alone = None
-    elif exam.target.task in ("counting", "text"):
-        alone = only_reasoned(exam)
+    alone = None
+    if not n_read or task in ("counting", "text"):
+        alone = _other_kind(exam, claims) or only_reasoned(exam) or _wrong_key(exam, claims)
+    return [alone] if alone is not None else [*_inverted(exam, claims), *_defects(exam, claims, explained)]
+
+
+def _other_kind(exam: Exam, claims: list[Claim]) -> Finding | None:
+    """Boxes or points instead of what the task asks for."""
+    task, n = exam.target.task, 2 if exam.target.task in BOX_TASKS else 4
+    is_other = Defect.WRONG_KIND in exam.answer.defects
+    given = "points" if n == 2 else "boxes"
+    if task in (*BOX_TASKS, "pointing"):
+        wanted = "boxes" if n == 2 else "points"
+        is_other |= bool(claims) and all(len(claim.numbers) == n for claim in claims)
+        if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in claims):
+            answers = [it.parse(exam.completion) for it in FORMATS.values()]
+            is_other = any((it.points_xy if n == 2 else it.boxes_xyxy) and not it.defects for it in answers)
     else:
-        alone = _other_kind(exam, found) or only_reasoned(exam) or _wrong_key(exam, found)
-    return [alone] if alone is not None else [*_inverted(exam, found), *_defects(exam, found, explained)]
-
-
-def _other_kind(exam: Exam, found: FoundClaims) -> Finding | None:
-    """Points instead of boxes, or boxes instead of points."""
-    wanted, given, n = ("boxes", "points", 2) if exam.target.task in BOX_TASKS else ("points", "boxes", 4)
-    field = f"{given}_x{'y' if given == 'points' else 'yxy'}"
-    names = (exam.preset.answer_format, *FORMATS)
-    is_other = bool(found.answer) and all(len(claim.numbers) == n for claim in found.answer)
-    if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in found.answer):
-        answers = [FORMATS[name].parse(exam.completion) for name in names]
-        is_other = any(getattr(answer, field) and not answer.defects for answer in answers)
-    if not is_other and Defect.WRONG_KIND not in exam.answer.defects:
+        wanted = "a number" if task == "counting" else "words"
+        given = "points" if claims and len(claims[0].numbers) == 2 else "boxes"
+    if not is_other:
         return None
     cause = f"{given} instead of {wanted}"
-    what = f"{cause}: the answer marks {given}, task {exam.target.task} asks for {wanted}"
-    fix = f"ask for {wanted} in the prompt, or train on task {'pointing' if given == 'points' else 'detection'}"
-    return Finding(cause, what, fix, exam.to_full)
+    other = "counting-list counts a list" if task == "counting" else f"train on task {_TASK_OF[given]}"
+    what = f"{cause}: the answer has {given}, task {task} asks for {wanted}"
+    return Finding(cause, what, f"ask for {wanted} in the prompt, or {other}", exam.to_full)
 
 
-def list_or_number(exam: Exam) -> Finding | None:
-    """A list where the preset reads one number, or a number where it counts a list; else None."""
-    if exam.target.task != "counting":
-        return None
-    answer, name = exam.answer, exam.preset.answer_format
-    if name != "count":
-        stated = FORMATS["count"].parse(exam.completion)
-        if Defect.NO_LIST not in answer.defects or stated.defects:
-            return None
-        number = f"the answer is {stated.stated_count:g}"
-        what = f"a number instead of a list: {number}, preset {exam.preset.name} counts the items of a list"
-        fix = "preset counting reads one number, or ask for a list"
-        return Finding("number instead of a list", what, fix, exam.to_full)
-    read = ((f.name, f.parse(exam.completion)) for f in plain_first(name))
-    of_format, listed = next(((f, a) for f, a in read if not a.defects and (a.boxes_xyxy or a.points_xy)), ("", None))
-    if Defect.WRONG_KIND not in answer.defects and not (listed and listed.boxes_xyxy):
-        return None
-    found = claims_in(exam.completion, answer_start(exam.completion))
-    n = listed.n_predicted if listed else len(found)
-    are_points = listed.points_xy if listed else found and len(found[0].numbers) == 2
-    nouns = ("point", "points") if are_points else ("box", "boxes")
-    cause = f"{nouns[1]} instead of a number"
-    what = f"{cause}: the answer lists {plural(n, *nouns)}, preset {exam.preset.name} reads one number"
-    with_format = "" if of_format in ("", "qwen-json") else f" (with answer_format={of_format})"
-    fix = f"preset counting-list{with_format} counts a list, or ask for a number"
-    return Finding(cause, what, fix, exam.to_full)
+_TASK_OF = {"points": "pointing", "boxes": "detection"}
 
 
-def _wrong_key(exam: Exam, found: FoundClaims) -> Finding | None:
+def _wrong_key(exam: Exam, claims: list[Claim]) -> Finding | None:
     """Boxes under a key unknown to the format."""
     example = FORMATS[exam.preset.answer_format].example
     key = "box_2d" if '"box_2d"' in example else "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
-    keys = {claim.key for claim in found.answer if not claim.fault} - {key, ""}
+    keys = {claim.key for claim in claims if not claim.fault} - {key, ""}
     if not keys or key not in example + FORMATS["qwen-json"].example:
         return None
     what = f"wrong key: the boxes have the key {quoted(min(keys))} instead of {quoted(key)}"
     return Finding("wrong key", what, ASK, exam.to_full)
 
 
-def _inverted(exam: Exam, found: FoundClaims) -> Iterator[Finding]:
+def _inverted(exam: Exam, claims: list[Claim]) -> Iterator[Finding]:
     """Boxes that are valid with their corners swapped."""
-    faulty = {i: claim for i, claim in enumerate(found.answer) if claim.fault.startswith("inverted")}
-    n_claimed = sum(claim.box is not None for claim in found.answer)
+    faulty = {i: claim for i, claim in enumerate(claims) if claim.fault.startswith("inverted")}
+    n_claimed = sum(claim.box is not None for claim in claims)
     if not faulty or exam.target.task not in BOX_TASKS or len(exam.answer.boxes_xyxy) >= n_claimed:
         return
     sx, sy = exam.scale_xy
     swapped: list[tuple[Place, str]] = []
     for claim in faulty.values():
         x1, y1, x2, y2 = claim.numbers
-        box = (min(x1, x2) * sx, min(y1, y2) * sy, max(x1, x2) * sx, max(y1, y2) * sy)
-        if box[0] < box[2] and box[1] < box[3]:
+        if x1 != x2 and y1 != y2:
+            box = (min(x1, x2) * sx, min(y1, y2) * sy, max(x1, x2) * sx, max(y1, y2) * sy)
             swapped.append((box, claim.label))
     gain = gain_of(exam, with_more(exam.answer, swapped, n_dropped=len(swapped)))
     first = next(iter(faulty.values())).fault.removeprefix("inverted: ")
-    are = "is" if len(faulty) == 1 else "are"
-    what = f"inverted box: {numbered('object', 'objects', faulty)} in the text {are} not read ({first})"
+    what = f"inverted box: {numbered(OBJECT, faulty)} in the text not read ({first})"
     fix = f"ask for x1, y1, x2, y2 with x1 < x2 and y1 < y2; else {LEARN}"
     yield Finding("inverted box", what, fix, max(gain, _shared_gain(exam)))
 
 
-def _defects(exam: Exam, found: FoundClaims, explained: frozenset[str]) -> Iterator[Finding]:
+def _defects(exam: Exam, claims: list[Claim], explained: frozenset[str]) -> Iterator[Finding]:
     """One finding for each defect."""
     shared = _shared_gain(exam)
     is_unread = not exam.answer.is_parsed or not exam.completion.strip()
-    has_inverted = any(claim.fault.startswith("inverted") for claim in found.answer)
+    has_inverted = any(claim.fault.startswith("inverted") for claim in claims)
     for defect in named_defects(exam):
         if defect is Defect.PROSE and explained & {"prose", "wrapping"}:
             continue
         if defect is Defect.BAD_BOX and has_inverted:
             continue
         gain = exam.to_full if is_unread else max(shared, gain_of(exam, _repair(exam, defect)))
-        yield Finding(*describe_defect(defect, exam, found), gain)
+        yield Finding(*describe_defect(defect, exam, claims), gain)
 
 
 def _shared_gain(exam: Exam) -> float:
@@ -160,10 +250,64 @@ def _complete(exam: Exam, answer: Answer) -> Answer:
     """Complete a cut-off answer with all missing objects."""
     target, perfect = exam.target, perfect_answer(exam.target)
     if target.task == "counting":
-        there = float(target.count or 0)
-        return replace(answer, count=there) if answer.stated_count < there else answer
+        return replace(answer, count=max(float(target.count or 0), answer.stated_count))
     if target.task == "text":
         return replace(answer, text=perfect.text)
-    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == "missed"]
-    places = perfect.boxes_xyxy if target.task in BOX_TASKS else object_points(target)
-    return with_more(answer, [(places[t], perfect.labels[t]) for t in missing])
+    return with_missed(exam, answer)
+
+
+MAX_LOOKED_AT = 20_000
+"""Most characters of a text that are searched for the answer."""
+_NO_THINKING = "+data.apply_chat_template_kwargs.enable_thinking=false turns it off"
+
+
+def to_close(exam: Exam) -> str:
+    """What to do about unclosed reasoning."""
+    fix = exam.cut_off_fix
+    return f"{fix}; the prompt opens <think>: {_NO_THINKING}" if exam.response.reasoning_opened else fix
+
+
+def opened_in_prompt(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """Find reasoning that the prompt opened without the reward's knowledge: the text only closes it."""
+    text = exam.completion
+    is_closed_only = any(closing in text and opening not in text for opening, closing in REASONING_TAGS)
+    if exam.response.reasoning_opened or not is_closed_only:
+        return exam, []
+    reread = exam.with_text(text, replace(exam.response, reasoning_opened=True))
+    gain = reread.value - exam.value
+    if gain <= 1e-6:
+        return exam, []
+    what = "reasoning opened in the prompt: the text closes <think> and never opens it"
+    fix = "set reasoning=opened (--reasoning opened); auto reads the prompt, which this row does not have"
+    return reread, [Finding("reasoning opened in the prompt", what, fix, gain)]
+
+
+def only_reasoned(exam: Exam) -> Finding | None:
+    """A finding if the answer is in the reasoning and no readable one follows; else None."""
+    start = answer_start(exam.completion)
+    if exam.target.task in ("counting", "text"):
+        expected = words_of(exam.expected)
+        reasoned = words_of(exam.completion[:start][-MAX_LOOKED_AT:])
+        found = "the right answer" if expected.strip() and expected in reasoned and not exam.answer.is_parsed else ""
+    else:
+        found = _places_in(exam, start)
+    if not found:
+        return None
+    is_closed = "</think>" in exam.completion
+    where = "no readable answer after it" if is_closed else "which was never closed"
+    fix = "the answer must follow </think>: require that in the prompt" if is_closed else to_close(exam)
+    what = f"only in the reasoning: {found} in the reasoning, {where}"
+    return Finding("only in the reasoning", what, fix, exam.to_full)
+
+
+def _places_in(exam: Exam, start: int) -> str:
+    """Describe the boxes or points of the reasoning; "" if the answer has some, or if the target has no objects."""
+    meant = [claim for claim in claims_in(exam.completion, 0, start) if len(claim.numbers) in (2, 4)]
+    if not meant or claims_in(exam.completion, start) or not exam.target.n_objects:
+        return ""
+    return plural(len(meant), *(BOX if meant[0].box else POINT))
+
+
+def words_of(text: str) -> str:
+    """Letters and digits between single blanks, so that only whole words are found."""
+    return f" {' '.join(''.join(char if char.isalnum() else ' ' for char in normalize_text(text)).split())} "
