@@ -31,14 +31,12 @@ class Detections:
     """Ground truth and detections of a data source, as flat arrays.
 
     Attributes:
-        categories: K normalized names.
-        units: bootstrap unit of each of I images.
+        categories: K normalized names; n_asked: number of images on which each was asked for.
+        units, names: bootstrap unit and unique name of each of I images.
         gt_image, gt_category, gt_xyxy, gt_crowd: G true boxes: image in 0..I-1, category in 0..K-1, (G, 4), whether it
             is a region to ignore.
         dt_image, dt_category, dt_xyxy, dt_score: D detections, in the order of images and answers.
-        n_asked: number of images on which each category was asked for.
         n_stray: number of boxes whose label their row did not ask for.
-        names: unique names of I images, independent of the order of the rows.
     """
 
     categories: tuple[str, ...]

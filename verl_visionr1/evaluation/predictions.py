@@ -19,13 +19,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One answer.
 
     Attributes:
-        input: the prompt, rendered by the model's chat template.
-        output: what the model wrote, without special tokens.
+        input: the prompt, rendered by the model's chat template; output: without special tokens.
         gts: `Target.to_json()`.
-        file: name of the parquet file, without its folder.
-        row: number of the row in it, from 0.
-        sample: number of the answer to this row, from 0.
-        uid: see `uid_of`.
+        file, row, sample: name of the parquet file without its folder, its row and the row's answer, from 0.
         index, image_id, question: `extra_info` of the row; answers about one image form one image of COCO's AP.
         image: see `rollouts.records.image_name`: its path, or a digest if it is embedded.
         processed_wh: width and height in pixels of the image as the model saw it; None if unknown.

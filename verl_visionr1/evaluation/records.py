@@ -86,7 +86,6 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: of the JSON report; increased when the meaning of a field changes.
-        made_with: package -> version.
         model: the model as given; "" if unknown.
         sections: one per data source and task, in the order of the files.
         averages: for tasks with several data sources, the unweighted mean over them (as in ODinW).

@@ -167,6 +167,7 @@ def generate(
                 on_error=on_error,
                 say=say,
             )
+        else:
+            say(str(progress))
     for example in progress.skipped.examples:
         say(f"left out: {example}")
-    say(str(progress))

@@ -33,7 +33,7 @@ def planned_steps(run_dir: Path) -> int:
     """Steps that a run will take, from its run record."""
     file = find_run(run_dir)
     last = None if file is None else read_run(file).last
-    steps = None if last is None else last.n_steps or last.total_steps
+    steps = last and (last.n_steps or last.total_steps)
     if steps is None:
         raise RowsError(f"{run_dir}: no {RUN_FILE} with the number of steps; give --total-steps")
     return steps
