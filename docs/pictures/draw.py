@@ -137,7 +137,7 @@ def _intervals(run: Path) -> dict[str, list[tuple[int, float, float, float]]]:
     titles = {metric.name for metric in ORDERED}
     found: dict[str, list[tuple[int, float, float, float]]] = {title: [] for title in titles}
     for step, dump in find_dumps(run).items():
-        for numbers in measure(read_validation(dump, step)).values():
+        for numbers in measure(read_validation(dump)).values():
             for title, interval in numbers.items():
                 found.setdefault(title, []).append((step, interval.value, interval.low, interval.high))
     return found

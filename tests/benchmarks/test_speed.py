@@ -1,32 +1,22 @@
-"""CPU time of one completion, text to Score, beside what no reward can do without (the floor).
-
-`pytest tests/benchmarks --benchmark-enable --benchmark-columns=median,mean,min,rounds` prints a table for each number
-of boxes, in microseconds a completion, with the ratio to the fastest in brackets. A plain test run executes each once.
-The workload, and a command that takes the floor and the presets in turns, are in `benchmarks/reward_speed.py`.
-"""
+"""The benchmarks of `benchmarks/` measure what they say: the same answers, each preset on a task of its own."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
-from verl_visionr1 import PRESETS, Target
+from verl_visionr1 import PRESETS
 from verl_visionr1.answers import Answer
 from verl_visionr1.matching import match_class_agnostic
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import reward_speed
-from reward_speed import N_BOXES, PROCESSED_WH, SIZE_WH, case_for, detection_case, floor, scorer
+from reward_speed import PROCESSED_WH, SIZE_WH, case_for, detection_case, floor, scorer
 
 
 def test_the_floor_computes_what_we_compute() -> None:
@@ -81,43 +71,3 @@ def test_both_managers_judge_the_same_rows(monkeypatch: pytest.MonkeyPatch, caps
         assert result["reward_extra_info"]["unscored"] == 0.0
     assert [result["reward_score"] for result in naive] == [0.0, 0.0]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["naive", "visionr1"]
-
-
-def measured(
-    benchmark: BenchmarkFixture, judge: Callable[[str, Target], object], cases: Sequence[tuple[str, Target]]
-) -> None:
-    scenes = itertools.cycle(cases)
-    judge(*next(scenes))  # the first one loads scipy
-    benchmark(lambda: judge(*next(scenes)))
-
-
-@pytest.mark.parametrize("n", N_BOXES)
-@pytest.mark.parametrize("name", PRESETS)
-def test_score(benchmark: BenchmarkFixture, name: str, n: int) -> None:
-    benchmark.group, benchmark._timer = f"{n} boxes", time.process_time
-    preset = PRESETS[name]
-    measured(benchmark, scorer(preset), [case_for(preset, n, seed) for seed in range(64)])
-
-
-@pytest.mark.parametrize("n", N_BOXES)
-def test_target_there_and_back(benchmark: BenchmarkFixture, n: int) -> None:
-    """Reading ground truth is not in the numbers above: a run reads it once a prompt."""
-    benchmark.group, benchmark._timer = f"{n} boxes", time.process_time
-    measured(
-        benchmark,
-        lambda text, target: Target.from_json(target.to_json()),
-        [detection_case(n, seed) for seed in range(64)],
-    )
-
-
-@pytest.mark.parametrize("n", N_BOXES)
-def test_floor(benchmark: BenchmarkFixture, n: int) -> None:
-    benchmark.group, benchmark._timer = f"{n} boxes", time.process_time
-    measured(benchmark, floor, [detection_case(n, seed) for seed in range(64)])
-
-
-@pytest.mark.benchmark(group="import")
-@pytest.mark.parametrize("code", ["pass", "import numpy, msgspec", "import verl_visionr1"])
-def test_import(benchmark: BenchmarkFixture, code: str) -> None:
-    """Wall time of a fresh interpreter; the first is what Python itself needs."""
-    benchmark.pedantic(lambda: subprocess.run([sys.executable, "-c", code], check=True), rounds=5)

@@ -34,7 +34,7 @@ def answers(seed: int, noise: float, *, n: int = 40, source: str = "coco", **fie
     return rows
 
 
-FEW = EvaluationSettings(resamples=100)
+FEW = EvaluationSettings(resamples=40)
 
 
 def table_of(section: Section, name: str) -> dict[Any, list[Any]]:

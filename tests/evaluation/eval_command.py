@@ -10,7 +10,7 @@ from scripted import made, prediction
 from typer.testing import CliRunner
 
 from verl_visionr1.cli import app
-from verl_visionr1.evaluation.generation.records import PredictionFile
+from verl_visionr1.evaluation.generation.records import open_predictions
 from verl_visionr1.evaluation.predictions import Prediction
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def refused(*words: object) -> str:
 
 def answered(folder: Path, outputs: list[str], **settings: Any) -> Path:
     """A folder as generation leaves it."""
-    with PredictionFile(folder, made(**settings)) as file:
+    with open_predictions(folder, made(**settings)) as file:
         file.append([said(row, output) for row, output in enumerate(outputs)])
     return folder
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from verl_visionr1 import Target
 from verl_visionr1.evaluation.generation.answering import Progress, answer_rows
 from verl_visionr1.evaluation.generation.prompts import Asked, Question
-from verl_visionr1.evaluation.generation.records import Made, PredictionFile, Sampling
+from verl_visionr1.evaluation.generation.records import Made, Sampling, open_predictions
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.files import RowError
 from verl_visionr1.rollouts.records import OnError
@@ -81,8 +81,15 @@ def rows_of(n: int, bad: Sequence[int] = ()) -> Iterator[Asked]:
     return (Asked(Path("d/val.parquet"), i, row_of(i, None if i in bad else ("a.png",))) for i in range(n))
 
 
-def run(folder: Path, answerer: Scripted, rows: Iterator[Asked], batch: int, on_error: OnError = "fail") -> Progress:
+def run(
+    folder: Path,
+    start: Callable[[], Any],
+    rows: Iterator[Asked],
+    batch: int,
+    on_error: OnError = "fail",
+    question_of: Callable[[Asked], Question] = question_of,
+) -> Progress:
     progress = Progress(10)
-    with PredictionFile(folder, made()) as out:
-        answer_rows(rows, question_of, lambda: answerer, out, progress, batch=batch, on_error=on_error)
+    with open_predictions(folder, made()) as out:
+        answer_rows(rows, question_of, start, out, progress, batch=batch, on_error=on_error)
     return progress

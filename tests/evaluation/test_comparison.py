@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from answered import FEW, WH, answers, table_of
 
 from verl_visionr1 import Target
+from verl_visionr1.evaluation import average_precision
 from verl_visionr1.evaluation.comparison import DIFFERENCES, ROW_BY_ROW, compare
 from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.markdown import markdown
@@ -21,9 +23,17 @@ from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSetting
 from verl_visionr1.files import RowsError
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_orders() -> Iterator[None]:
+    """Fewer random orders of tied images: each takes a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(average_precision, "N_ORDERS", 5)
+        yield
+
+
 @pytest.fixture(scope="module")
 def mixed() -> Evaluation:
-    rows = [*answers(0, 0.05, source="b|x\n", file="b"), *answers(1, 0.2, source="a", file="a")]
+    rows = [*answers(0, 0.05, n=20, source="b|x\n", file="b"), *answers(1, 0.2, n=20, source="a", file="a")]
     count = Target(task="counting", size_wh=WH, count=2, categories=["cat"]).to_json()
     fields: dict[str, Any] = {"data_source": "counts", "file": "c", "uid": ""}
     rows += [Prediction(input="", output=text, gts=count, row=i, **fields) for i, text in enumerate("2322")]
@@ -40,17 +50,6 @@ def test_each_data_source_and_task_has_its_own_numbers(mixed: Evaluation) -> Non
     assert set(mixed.training) == {"a", "b|x\n", "counts"}
 
 
-def test_data_sources_are_drawn_apart() -> None:
-    rows = [row for name in ("a", "b") for row in answers(0, 0.1, source=name, file=name)]
-    found = evaluate(rows, FEW)
-    first, second = found.sections
-    assert first.estimates["AP"].value == second.estimates["AP"].value
-    assert np.corrcoef(first.draws["AP"], second.draws["AP"])[0, 1] < 0.5
-    mean, alone = found.averages[0].estimates["reward"], first.estimates["reward"]
-    widths = [(one.high or 0.0) - (one.low or 0.0) for one in (mean, alone)]
-    assert widths[0] == pytest.approx(widths[1] / np.sqrt(2), rel=0.3)
-
-
 def test_the_report_is_read_back(mixed: Evaluation, tmp_path: Path) -> None:
     save(mixed, tmp_path / "out" / "evaluation.json")
     assert load(tmp_path / "out" / "evaluation.json") == mixed
@@ -63,7 +62,9 @@ def test_the_report_is_read_back(mixed: Evaluation, tmp_path: Path) -> None:
 
 
 def test_reports_that_cannot_be_read(mixed: Evaluation, tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_bytes(mixed.to_json().replace(b'"version": 1', b'"version": 0', 1))
+    save(mixed, tmp_path / "new.json")
+    whole = (tmp_path / "new.json").read_bytes()
+    (tmp_path / "old.json").write_bytes(whole.replace(b'"version": 1', b'"version": 0', 1))
     (tmp_path / "no.json").write_text('{"AP": 1}')
     for name, kind, message in (
         ("old.json", EvaluationError, r"old.json: .* `\$.version`"),
@@ -105,6 +106,7 @@ def test_the_better_model_is_better_and_pairs_are_narrower() -> None:
         compare(good, one).sections for one in (bad, evaluate(elsewhere, EvaluationSettings(resamples=100)))
     )
     assert (len(section.notes), len(apart.notes)) == (0, 1), "unpaired intervals are named"
+    assert table_of(apart, ROW_BY_ROW) == {}, "no common rows"
     paired, unpaired = table_of(section, DIFFERENCES), table_of(apart, DIFFERENCES)
     assert {name: row[3] for name, row in paired.items()} == {name: row[3] for name, row in unpaired.items()}
     assert paired["AP75"][-1] == paired["mean IoU"][-1] == "better"
@@ -130,41 +132,23 @@ def test_row_by_row_is_what_a_hand_counts() -> None:
 
 
 def test_what_does_not_compare_is_said(mixed: Evaluation) -> None:
-    other = evaluate(answers(0, 0.05, source="a"), msgspec.structs.replace(FEW, confidence="order"))
-    settings, alone = compare(mixed, other).notes
+    settings = msgspec.structs.replace(FEW, confidence="order", max_tokens=9)
+    alone, own, may = compare(mixed, evaluate(answers(0, 0.05, n=5, source="a"), settings)).notes[::-1]
     assert alone.startswith("only here: b|x\n (detection), ")
-    assert settings.endswith("confidence: constant, theirs order")
-    assert "settings differ" in markdown(mixed, other)
+    assert sorted(note.split(": ")[1] for note in (own, may)) == ["confidence", "max_tokens"]
 
 
-def test_two_models_that_speak_otherwise_compare(mixed: Evaluation) -> None:
-    other = msgspec.structs.replace(
-        mixed, settings=msgspec.structs.replace(FEW, frame="qwen3-vl", max_tokens=99, resamples=9, preset="vlm-r1")
-    )
-    names = [note.split(": ")[1] for note in compare(mixed, other).notes]
-    assert names == ["preset", "frame", "max_tokens", "resamples"], "what does not compare comes first"
-    text = markdown(mixed, other)
-    assert text.count("settings differ") == 1
-    assert "* differs, as it may between models and runs: frame: original, theirs qwen3-vl\n" in text
-    assert "\n\n\n" not in markdown(mixed, mixed)
-
-
-def test_the_report_names_the_models(mixed: Evaluation) -> None:
-    ours = evaluate(answers(0, 0.1), FEW, model="out/a|b")
-    assert markdown(ours).startswith("# Evaluation of out/a\\|b\n")
-    assert "## Against the other evaluation, of out/a\\|b\n" in markdown(mixed, ours)
+def test_equal_rows_of_other_sources_are_drawn_apart_and_averaged() -> None:
+    found = evaluate([row for name in "ab" for row in answers(0, 0.1, n=8, source=name, file=name)], FEW)
+    first, second = found.sections
+    assert first.estimates["AP"].value == second.estimates["AP"].value == found.averages[0].estimates["AP"].value
+    assert first.draws["AP"] != second.draws["AP"]
 
 
 def test_averages_over_other_data_sources_are_not_compared() -> None:
     one, other = (
-        evaluate([row for name in names for row in answers(0, 0.1, source=name, file=name)], FEW)
+        evaluate([row for name in names for row in answers(0, 0.1, n=5, source=name, file=name)], FEW)
         for names in (("a", "b"), ("a", "c"))
     )
     assert [section.source for section in compare(one, other).sections] == ["a"]
     assert [section.source for section in compare(one, one).sections] == ["a", "b", "mean of 2 data sources"]
-
-
-def test_rows_of_other_images_are_not_held_against_each_other() -> None:
-    one = evaluate(answers(0, 0.1), FEW)
-    moved = [msgspec.structs.replace(row, image_id=f"x{row.row}") for row in answers(0, 0.1)]
-    assert table_of(compare(one, evaluate(moved, FEW)).sections[0], ROW_BY_ROW) == {}

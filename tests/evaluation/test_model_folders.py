@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,15 @@ from verl_visionr1.evaluation.generation import checkpoints
 from verl_visionr1.evaluation.generation.checkpoints import ModelError, actor_of, find_model, merged
 
 
-@pytest.mark.parametrize(
-    "given_as", ["", "checkpoints", "checkpoints/global_step_2", "checkpoints/global_step_2/actor"]
-)
-def test_a_checkpoint_is_known_by_any_of_its_folders(tmp_path: Path, given_as: str) -> None:
-    actor = checkpoint(tmp_path, size=2)
-    assert actor_of(tmp_path / given_as) == actor
-    assert actor_of(actor / "huggingface") == actor, "it holds a config and no weights"
-
-
-@pytest.mark.parametrize("given_as", ["", "checkpoints", "checkpoints/global_step_2"])
-def test_a_checkpoint_of_verls_sft_trainer_has_no_folder_of_the_actor(tmp_path: Path, given_as: str) -> None:
-    actor = checkpoint(tmp_path)
-    step = actor.parent
-    for file in list(actor.iterdir()):
-        file.rename(step / file.name)
-    actor.rmdir()
-    assert actor_of(tmp_path / given_as) == step
-    assert actor_of(step / "huggingface") == step
+@pytest.mark.parametrize("is_supervised", [False, True], ids=["RL", "SFT"])
+def test_a_checkpoint_is_known_by_any_of_its_folders(tmp_path: Path, is_supervised: bool) -> None:
+    """verl's SFT trainer has no folder of the actor."""
+    folder = checkpoint(tmp_path, size=2)
+    if is_supervised:
+        folder = shutil.copytree(folder, folder.parent, dirs_exist_ok=True)
+        shutil.rmtree(folder / "actor")
+    for path in (tmp_path, tmp_path / "checkpoints", *tmp_path.glob("checkpoints/*_2"), folder, folder / "huggingface"):
+        assert actor_of(path) == folder
 
 
 def test_the_last_whole_step_is_taken(tmp_path: Path) -> None:
@@ -42,7 +34,7 @@ def test_the_last_whole_step_is_taken(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")  # step 10 is being written
     assert actor_of(tmp_path) == first
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
-    with pytest.raises(ModelError, match=r"names step 4, .*_2, .*_10\)"):
+    with pytest.raises(ModelError, match=r"global_step_4: .*names it"):
         actor_of(tmp_path)
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").unlink()
     with pytest.raises(ModelError, match="give one of its global_step_N"):
@@ -160,8 +152,6 @@ def test_an_adapter_of_unknown_scale_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_lora_checkpoint_is_merged_and_fused(tmp_path: Path) -> None:
     """verl's merger and peft, on a checkpoint as verl's FSDP trainer writes it with LoRA: W + alpha / r * B A."""
-    import shutil
-
     import torch
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file

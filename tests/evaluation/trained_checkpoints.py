@@ -63,7 +63,7 @@ def assert_checkpoint_evaluates_as_validated(run_dir: Path) -> None:
     assert len({row["iou_mean"] for row in validated}) > 2, "overlaps that are all alike would prove nothing"
     kept = msgspec.json.decode((out / "eval.json").read_bytes(), type=Made)
     assert (kept.model_type, kept.device) == ("qwen3_vl", "cpu")
-    assert "made with temperature = 0.0, not 0.5" in refused(*words[1:], "--temperature", 0.5)
+    assert "temperature = 0.0, not 0.5" in refused(*words[1:], "--temperature", 0.5)
 
 
 def start(run_dir: Path, *words: object) -> subprocess.Popen[bytes]:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from verl_visionr1 import cli
 from verl_visionr1.cli import app
 
 
@@ -65,6 +66,17 @@ def test_a_missing_file_exits_2_and_is_named(words: tuple[str, ...], tmp_path) -
     done = run(*(word.format(missing=tmp_path / "missing") for word in words))
     assert done.exit_code == 2
     assert "missing" in done.output.replace("\n", "")
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("no", name="matplotlib.figure")
+
+    monkeypatch.setattr(cli, "app", missing)
+    monkeypatch.setattr(sys, "argv", ["visionr1", "report"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == "visionr1: this needs matplotlib: pip install 'verl-visionr1[tools]'\n"
 
 
 @pytest.mark.verl

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import Annotated, Literal, cast
 
 import typer
 from msgspec.structs import replace
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import Options, evaluation_of, judging_for
@@ -38,16 +31,9 @@ from verl_visionr1.rollouts.dumps import SUFFIXES
 from verl_visionr1.rollouts.judging import Processing
 from verl_visionr1.rollouts.numbers import saved_numbers
 from verl_visionr1.rollouts.places import dumps_of
-from verl_visionr1.rollouts.records import Counts, OnError, Rollout, no_row
-
-if TYPE_CHECKING:
-    from verl_visionr1.evaluation.generation.answering import Progress
+from verl_visionr1.rollouts.records import Counts, OnError, no_row
 
 REPORT, MARKDOWN = "report.json", "report.md"
-
-_LINE_EVERY_S = 30.0  # without a terminal
-
-
 _OF_GENERATION = (
     *("n", "temperature", "seed", "logprobs", "device", "batch", "gpu_memory_utilization", "tensor_parallel"),
     *("max_model_len", "answer_format"),
@@ -117,18 +103,20 @@ def eval(
     max_model_len: Annotated[int | None, typer.Option(help="most tokens of prompt and answer", min=2)] = None,
 ) -> None:
     """Generate answers with vLLM and evaluate them; answers are kept, and a killed run resumes."""
-    errors = Console(stderr=True, soft_wrap=True)
     try:
         # Check all options before generating.
         given.routes_of(route)
+        is_auto = frame == "auto"
         measuring = EvaluationSettings(
-            frame="original" if frame == "auto" else frame,
+            frame="original" if is_auto else frame,
             preset=preset or "visionr1",
             routes={task: name for task, _, name in (item.partition("=") for item in route or ())},
             answer_format=answer_format,
+            processing=given.processing_of(None, min_pixels, max_pixels),
+            max_tokens=max_tokens,
             reasoning=reasoning or "auto",
             stage=stage or "final",
-            metrics=tuple(cast("list[Family]", metrics or [])),
+            metrics=tuple(cast("list[Family]", metrics or ())),
             confidence=confidence,
             stray_labels=stray_labels,
             which_box=which_box,
@@ -138,7 +126,6 @@ def eval(
         )
         measuring.judging()
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
-        is_auto = frame == "auto"
         if model is not None and not data and not recompute and _is_run(Path(model)):
             _refuse_given(context, _OF_GENERATION, f"the answers of {model} exist already, in their own format")
             options = Options(
@@ -153,86 +140,39 @@ def eval(
         if out is None:
             raise ValueError("--out: needs a folder for predictions and report")
         if recompute and model is not None:
-            processing = given.processing_of(None, min_pixels, max_pixels)
-            measuring = replace(measuring, processing=processing, max_tokens=max_tokens)
             _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
             return
         if not recompute:
             from verl_visionr1.evaluation.generation.answering import generate
-            from verl_visionr1.evaluation.generation.engine import EngineOptions
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
                 raise ValueError("no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for existing answers")
-            make = partial(
-                generate,
+            generate(
                 model,
                 data or [],
                 out,
                 sampling=Sampling(n=n, temperature=temperature, max_tokens=max_tokens or 1024, seed=seed),
-                engine=EngineOptions(
-                    device=device,
-                    gpu_memory_utilization=gpu_memory_utilization,
-                    tensor_parallel=tensor_parallel,
-                    max_model_len=max_model_len,
-                ),
+                device=device,
+                options={
+                    "gpu_memory_utilization": gpu_memory_utilization,
+                    "tensor_parallel_size": tensor_parallel,
+                    "max_model_len": max_model_len,
+                },
                 min_pixels=min_pixels,
                 max_pixels=max_pixels,
                 limit=limit,
                 logprobs=logprobs or confidence == "logprob",
                 batch=batch,
                 on_error=on_error,
+                say=lambda line: given.say([line]),
             )
-            _generate(make, errors)
         _report(_of_folder(out, None if recompute else data, limit, measuring, is_auto=is_auto), other, out)
     except ValueError as error:
         raise given.stop("eval", error) from None
     except KeyboardInterrupt:
-        errors.print(f"stopped; run the same command again to resume in {out}", markup=False)
+        given.say([f"stopped; run the same command again to resume in {out}"])
         raise typer.Exit(130) from None
-
-
-def _generate(generate: Callable[..., Progress], errors: Console) -> None:
-    def say(line: str) -> None:
-        errors.print(line, markup=False, highlight=False)
-
-    with _shown(errors) as on_batch:
-        progress = generate(say=say, on_batch=on_batch)
-    for example in progress.examples:
-        say(f"left out: {example}")
-    skipped = f", {progress.n_skipped} left out" if progress.n_skipped else ""
-    before = f", {progress.n_before} answered before" if progress.n_before else ""
-    say(f"{progress.n_done} rows answered ({progress.rate:.2f} per second{before}{skipped})")
-
-
-@contextmanager
-def _shown(errors: Console) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on a terminal, else a line from time to time."""
-    if not sys.stderr.isatty():
-        last = -_LINE_EVERY_S
-
-        def report(progress: Progress) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _LINE_EVERY_S:
-                last = time.monotonic()
-                errors.print(_line(progress), markup=False, highlight=False)
-
-        yield report
-        return
-    columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.description}"))
-    with Bar(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:
-        shown = bar.add_task("", total=None)
-
-        def advance(progress: Progress) -> None:
-            done = progress.n_rows - progress.n_left
-            bar.update(shown, completed=done, total=progress.n_rows, description=f"{progress.rate:.2f}/s")
-
-        yield advance
-
-
-def _line(progress: Progress) -> str:
-    left = f"{progress.n_left / progress.rate:.0f} s left" if progress.rate else "..."
-    return f"{progress.n_rows - progress.n_left}/{progress.n_rows} rows, {progress.rate:.2f} per second,  {left}"
 
 
 def _is_run(path: Path) -> bool:
@@ -241,11 +181,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:
-    """Raise for options that would be ignored.
-
-    Raises:
-        RowsError: one of them was given.
-    """
+    """Raise for options that would be ignored."""
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -263,20 +199,18 @@ def _of_run(
 ) -> Evaluation:
     """Evaluate the answers of a run's validation, scored as in the run unless options override it."""
     from verl_visionr1.evaluation.evaluating import evaluate
-    from verl_visionr1.evaluation.reading import RunRows
+    from verl_visionr1.evaluation.reading import prediction_of
 
     file = _validation_dump(path, step)
-    if measuring.confidence == "logprob":
-        raise _no_logprobs(file)
     if options.stage is None and evaluation_of([file]) is not None:
         options = dataclasses.replace(options, stage="final")  # the default of evaluations
     setup = judging_for([file], options)
     judging, counts = setup.judging, Counts()
     given.say(setup.notes)
     with given.opened([file], setup.data, None, on_error, counts, validation_names=setup.validation_names) as rollouts:
-        run = RunRows.of(judging, islice(rollouts, limit))
+        by_key = {prediction_of(rollout).key: rollout for rollout in islice(rollouts, limit)}
     given.say(f"left out: {example}" for example in counts.examples)
-    if not run.rollouts:
+    if not by_key:
         raise RowsError(f"{file}: {no_row(counts)}")
     settings = replace(
         measuring,
@@ -286,18 +220,18 @@ def _of_run(
         processing=judging.processing,
         max_tokens=judging.max_tokens,
     )
-    model = str(path) if setup.run is None else setup.run.last.model
-    evaluation = evaluate(run.predictions, settings, model=f"{model}, {file.name}", run=run)
-    given.say([_saved_line(evaluation, run.rollouts)])
+    model = "" if setup.run is None else setup.run.last.model
+    evaluation = evaluate(
+        map(prediction_of, by_key.values()),
+        settings,
+        model=f"{model or path}, {file.name}",
+        judging=judging,
+        rollouts=by_key,
+    )
+    known = [row for row in evaluation.rows if by_key[row.key].saved is not None]
+    found = saved_numbers([by_key[row.key].saved or 0.0 for row in known], [row.reward for row in known])
+    given.say(["it has no saved rewards" if found is None else found.describe()])
     return evaluation
-
-
-def _saved_line(evaluation: Evaluation, by_key: Mapping[tuple[str, int, int], Rollout]) -> str:
-    """Compare the run's rewards of these rows with those computed here."""
-    saved = [(by_key[row.key].saved, row.reward) for row in evaluation.rows]
-    known = [(one, other) for one, other in saved if one is not None]
-    found = saved_numbers([one for one, _ in known], [other for _, other in known])
-    return "it has no saved rewards" if found is None else found.describe()
 
 
 def _validation_dump(path: Path, step: int | None) -> Path:
@@ -318,26 +252,18 @@ def _of_folder(
     from verl_visionr1.evaluation.evaluating import evaluate
 
     made = read_made(out / SETTINGS)
-    if measuring.confidence == "logprob" and not made.logprobs:
-        raise _no_logprobs(out)
+    if is_auto and made.model_type not in MODEL_TYPE_FRAMES:
+        unknown = f"the coordinates of model_type {made.model_type!r} are unknown"
+        raise ValueError(f"--frame auto: {unknown} ({', '.join(MODEL_TYPE_FRAMES)}); give --frame")
     settings = replace(
         measuring,
-        frame=_frame_of(made.model_type) if is_auto else measuring.frame,
+        frame=MODEL_TYPE_FRAMES[made.model_type] if is_auto else measuring.frame,
         processing=Processing(None, made.min_pixels, made.max_pixels),
         max_tokens=made.sampling.max_tokens,
     )
     names = [file.name for file in data or ()] or list(made.data)
     predictions = (each for each in read_predictions(out / PREDICTIONS) if each.file in names)
     return evaluate(_first(predictions, limit), settings, model=made.model)
-
-
-def _frame_of(model_type: str) -> str:
-    if model_type not in MODEL_TYPE_FRAMES:
-        known = ", ".join(MODEL_TYPE_FRAMES)
-        raise ValueError(
-            f"--frame auto: the coordinates of model_type {model_type!r} are unknown ({known}); give --frame"
-        )
-    return MODEL_TYPE_FRAMES[model_type]
 
 
 def _of_elsewhere(
@@ -349,13 +275,7 @@ def _of_elsewhere(
 
     if not answers.name.endswith(SUFFIXES):
         raise RowsError(f"{answers}: --recompute needs a file of answers, not a model ({', '.join(SUFFIXES)})")
-    if measuring.confidence == "logprob":
-        raise _no_logprobs(answers)
     return evaluate(_first(read_answers(answers, data or []), limit), measuring, model=str(answers))
-
-
-def _no_logprobs(where: Path) -> RowsError:
-    return RowsError(f"{where}: its answers have no token probabilities; --confidence logprob needs them (--logprobs)")
 
 
 def _first(predictions: Iterable[Prediction], limit: int | None) -> Iterator[Prediction]:

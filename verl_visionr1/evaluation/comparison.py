@@ -1,8 +1,6 @@
 """Compare two evaluations (`--vs`): differences of metrics, and of reward and metric row by row.
 
-If both models answered the same images, their bootstrap resamples are the same: resampled values are subtracted one by
-one, and the interval of the difference is paired. Otherwise the draws of one are permuted, which gives the interval for
-independent samples.
+Of the same images, the resampled values are subtracted one by one (paired); else those of one are permuted first.
 """
 
 from __future__ import annotations
@@ -31,13 +29,7 @@ ROW_BY_ROW = "row by row"
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The comparison of two evaluations.
-
-    Attributes:
-        sections: common data sources and tasks, averages last. The table `DIFFERENCES` has the common metrics. If both
-            have kept their rows, `ROW_BY_ROW` has the changes on common rows, each reward by its own settings.
-        notes: what only one has, and settings that differ.
-    """
+    """The comparison of two evaluations: common data sources and tasks, averages last; what differs."""
 
     sections: list[Section]
     notes: list[str]
@@ -57,13 +49,11 @@ def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
     )
 
 
-def _sources(evaluation: Evaluation, task: str) -> set[str]:
-    return {section.source for section in evaluation.sections if section.task == task}
-
-
 def _compared(evaluation: Evaluation, other: Evaluation) -> dict[tuple[str, str], Section]:
     """Its sections, with the averages of tasks for which both have the same data sources."""
-    averages = [one for one in evaluation.averages if _sources(evaluation, one.task) == _sources(other, one.task)]
+    own, others = ([section.key for section in each.sections] for each in (evaluation, other))
+    differing = {task for _, task in set(own) ^ set(others)}
+    averages = [one for one in evaluation.averages if one.task not in differing]
     return {section.key: section for section in (*evaluation.sections, *averages)}
 
 

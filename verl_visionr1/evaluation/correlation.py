@@ -1,8 +1,4 @@
-"""Correlate reward and metric of the same answers.
-
-Pearson's r and Spearman's rho (mean ranks for ties) over rows; their intervals resample images. A resample is a weight
-for each row: ranks follow from weighted counts without sorting again.
-"""
+"""Correlate reward and metric of the same answers: Pearson's r and Spearman's rho (mean ranks for ties) over rows."""
 
 from __future__ import annotations
 
@@ -30,13 +26,7 @@ class Correlation(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Correlated:
-    """Correlations of a reward with several metrics, as `bootstrap.Measured`.
-
-    Attributes:
-        units: N image indices, one per row.
-        reward: N rewards.
-        metrics: name -> N values.
-    """
+    """Correlations of the rewards of N rows with several metrics, as `bootstrap.Measured`; units: N image indices."""
 
     units: Indices
     reward: Array

@@ -1,35 +1,27 @@
 """Convert predictions to COCO's terms: images, categories, true boxes, and scored boxes of one category each.
 
-Conventions:
-
-* One COCO image is one image of a data source with all its rows: a prompt for all categories, or (ODinW) a prompt for
-  each. Two rows that ask for one category on one image (and two samples of a row) are two COCO images, so that answers
-  do not affect each other; the bootstrap draws them together.
-* A row is evaluated on the categories that it asked for (`Target.categories`, else its labels); every box of an absent
-  one is a false alarm. Other categories are not evaluated on that image, as LVIS does for unchecked ones. If every row
-  asks for all categories, this is COCO.
-* Labels are compared without case and surplus blanks. All boxes of a row that asked for one category count
-  for it, whatever their labels. For unrequested labels in rows of several categories see
-  `EvaluationSettings.stray_labels`.
-* Regions to ignore are COCO's crowds. They have no category in a target, so they apply to every category that
-  the row asked for; in COCO each has one category.
-* Sizes are areas of boxes. COCO uses areas of masks, so its small, medium and large sets differ a little.
-* Claims without a usable box are not detections and cost nothing here, unlike in F1 and in the reward.
+One COCO image is an image of a data source with all its rows. Rows that ask for the same category on one image, and
+samples of a row, are separate COCO images, which the bootstrap draws together. Claims without a usable box are no
+detections. Conventions: docs/reference/evaluation.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from statistics import fmean
 from typing import cast
 
 import numpy as np
 
+from verl_visionr1.answers import PARSERS
+from verl_visionr1.answers.spans import Span, box_spans
 from verl_visionr1.boxes import Array, Box, Boxes, as_array
-from verl_visionr1.evaluation.confidence import confidences
+from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import Read
-from verl_visionr1.evaluation.settings import EvaluationSettings
+from verl_visionr1.evaluation.settings import Confidence, EvaluationError, EvaluationSettings
 from verl_visionr1.rollouts.bootstrap import Indices
 from verl_visionr1.targets import Target, normalize_label
 
@@ -39,14 +31,12 @@ class Detections:
     """Ground truth and detections of a data source, as flat arrays.
 
     Attributes:
-        categories: K normalized names.
-        units: bootstrap unit of each of I images.
+        categories: K normalized names; n_asked: number of images on which each was asked for.
+        units, names: bootstrap unit and unique name of each of I images.
         gt_image, gt_category, gt_xyxy, gt_crowd: G true boxes: image in 0..I-1, category in 0..K-1, (G, 4), whether it
             is a region to ignore.
         dt_image, dt_category, dt_xyxy, dt_score: D detections, in the order of images and answers.
-        n_asked: number of images on which each category was asked for.
         n_stray: number of boxes whose label their row did not ask for.
-        names: unique names of I images, independent of the order of the rows.
     """
 
     categories: tuple[str, ...]
@@ -68,13 +58,6 @@ class Detections:
         """I."""
         return len(self.units)
 
-    def n_images_above(self, n: int) -> int:
-        """Number of images with more than `n` objects of one category."""
-        places, sizes = np.unique(
-            np.stack([self.gt_image, self.gt_category])[:, ~self.gt_crowd.astype(bool)], axis=1, return_counts=True
-        )
-        return len(np.unique(places[0, sizes > n]))
-
 
 def asked_labels(target: Target) -> tuple[str, ...]:
     """The categories that a row asked for, normalized, each once.
@@ -95,82 +78,116 @@ def detections_of(reads: Sequence[Read], units: Sequence[int], settings: Evaluat
     Raises:
         EvaluationError: see `confidences`.
     """
-    builder = _Builder(settings, [asked_labels(read.target) for read in reads])
-    for i, read in enumerate(reads):
-        builder.add(i, read, units[i])
-    return builder.built()
-
-
-class _Builder:
-    def __init__(self, settings: EvaluationSettings, asked: Sequence[tuple[str, ...]]) -> None:
-        self.stray_labels, self.confidence = settings.stray_labels, settings.confidence
-        self.asked = asked
-        self.numbers = {label: i for i, label in enumerate(dict.fromkeys(label for row in asked for label in row))}
-        self.images: dict[tuple[str, int], int] = {}
-        self.units: list[int] = []
-        self.judged: list[set[str]] = []
-        self.truth: list[tuple[int, int, Box, bool]] = []
-        self.found: list[tuple[int, int, Box, float]] = []
-        self.n_stray = 0
-
-    def add(self, i: int, read: Read, unit: int) -> None:
-        asked, target, answer = self.asked[i], read.target, read.answer
-        image = self._image_of(read, asked, unit)
-        for label, box in zip(target.normalized_labels, cast(Boxes, target.boxes_xyxy), strict=True):
-            if label in self.numbers:
-                self.truth.append((image, self.numbers[label], box, False))
+    asked_by_row = [asked_labels(read.target) for read in reads]
+    numbers = {label: i for i, label in enumerate(dict.fromkeys(label for row in asked_by_row for label in row))}
+    images = _Images()
+    truth: list[tuple[int, int, Box, bool]] = []
+    found: list[tuple[int, int, Box, float]] = []
+    n_stray = 0
+    for read, asked, unit in zip(reads, asked_by_row, units, strict=True):
+        image, target, answer = images.place(read.image, asked, unit), read.target, read.answer
+        labelled = zip(target.normalized_labels, cast(Boxes, target.boxes_xyxy), strict=True)
+        truth += [(image, numbers[label], box, False) for label, box in labelled if label in numbers]
         for box in cast(Boxes, target.ignore_xyxy):
-            self.truth += [(image, self.numbers[label], box, True) for label in asked]
-        scores = confidences(read, self.confidence)
+            truth += [(image, numbers[label], box, True) for label in asked]
+        scores = confidences(read, settings.confidence)
         for label, box, score in zip(answer.labels, answer.boxes_xyxy, scores, strict=False):
-            for category in self._categories_of(normalize_label(label), asked):
-                self.found.append((image, category, box, score))
+            label = asked[0] if len(asked) == 1 else normalize_label(label)
+            counted = [label] if label in asked else _stray(label, asked, settings, is_known=label in numbers)
+            n_stray += label not in asked
+            found += [(image, numbers[each], box, score) for each in counted]
+    gt_image, gt_category, gt_xyxy, gt_crowd = zip(*truth, strict=True) if truth else ((),) * 4
+    dt_image, dt_category, dt_xyxy, dt_score = zip(*found, strict=True) if found else ((),) * 4
+    n_asked = np.bincount(_indices([numbers[label] for labels in images.asked for label in labels]), None, len(numbers))
+    return Detections(
+        categories=tuple(numbers),
+        units=_indices(images.units),
+        gt_image=_indices(gt_image),
+        gt_category=_indices(gt_category),
+        gt_xyxy=as_array(gt_xyxy).reshape(-1, 4),
+        gt_crowd=np.array(gt_crowd, dtype=bool),
+        dt_image=_indices(dt_image),
+        dt_category=_indices(dt_category),
+        dt_xyxy=as_array(dt_xyxy).reshape(-1, 4),
+        dt_score=np.array(dt_score, dtype=np.float64),
+        n_asked=n_asked,
+        n_stray=n_stray,
+        names=tuple([f"{name}\0{slot}" for name, slot in images.numbers]),
+    )
 
-    def _image_of(self, read: Read, asked: tuple[str, ...], unit: int) -> int:
-        """The first COCO image of the row's image without any of its categories."""
+
+class _Images:
+    """The COCO images: their numbers by name and slot, the unit of each, and the categories asked for on it."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[str, int], int] = {}
+        self.units: list[int] = []
+        self.asked: list[set[str]] = []
+
+    def place(self, name: str, asked: tuple[str, ...], unit: int) -> int:
+        """The first COCO image of an image on which none of these categories was asked for."""
         for slot in count():
-            number = self.images.setdefault((read.image, slot), len(self.units))
+            number = self.numbers.setdefault((name, slot), len(self.units))
             if number == len(self.units):
                 self.units.append(unit)
-                self.judged.append(set())
-            if not self.judged[number].intersection(asked):
-                self.judged[number].update(asked)
+                self.asked.append(set())
+            if not self.asked[number].intersection(asked):
+                self.asked[number].update(asked)
                 return number
         raise AssertionError
 
-    def _categories_of(self, label: str, asked: tuple[str, ...]) -> list[int]:
-        """The categories that a box counts for."""
-        if len(asked) == 1:
-            return [self.numbers[asked[0]]]
-        if label in asked:
-            return [self.numbers[label]]
-        self.n_stray += 1
-        if self.stray_labels == "drop":
-            return []
-        if label in self.numbers:
-            return [self.numbers[label]]
-        return [self.numbers[other] for other in asked] if self.stray_labels == "every" else []
 
-    def built(self) -> Detections:
-        gt_image, gt_category, gt_xyxy, gt_crowd = zip(*self.truth, strict=True) if self.truth else ((),) * 4
-        dt_image, dt_category, dt_xyxy, dt_score = zip(*self.found, strict=True) if self.found else ((),) * 4
-        asked = [self.numbers[label] for labels in self.judged for label in labels]
-        return Detections(
-            tuple(self.numbers),
-            _indices(self.units),
-            _indices(gt_image),
-            _indices(gt_category),
-            as_array(gt_xyxy).reshape(-1, 4),
-            np.array(gt_crowd, dtype=bool),
-            _indices(dt_image),
-            _indices(dt_category),
-            as_array(dt_xyxy).reshape(-1, 4),
-            np.array(dt_score, dtype=np.float64),
-            np.bincount(_indices(asked), minlength=len(self.numbers)),
-            self.n_stray,
-            tuple([f"{name}\0{slot}" for name, slot in self.images]),
-        )
+def _stray(label: str, asked: tuple[str, ...], settings: EvaluationSettings, *, is_known: bool) -> Sequence[str]:
+    """The categories for which a box counts whose label its row did not ask for."""
+    if settings.stray_labels == "drop":
+        return ()
+    if is_known:
+        return (label,)
+    return asked if settings.stray_labels == "every" else ()
 
 
 def _indices(numbers: Sequence[int]) -> Indices:
     return np.array(numbers, dtype=np.intp)
+
+
+def confidences(read: Read, rule: Confidence) -> list[float]:
+    """The confidence of each usable box of an answer, in [0, 1].
+
+    * `constant`: 1 (Vision-R1's released evaluator: .99; VLM-R1: 1).
+    * `order`: 1 - i/n for the i-th of the n boxes of an answer, i from 0.
+    * `logprob`: sqrt(p_box * p_label), as in Griffon; p is exp(mean log-probability) of the tokens that overlap the
+      text, before temperature. A box without a label: p_box.
+    """
+    n, prediction = len(read.answer.boxes_xyxy), read.prediction
+    if rule == "constant":
+        return [1.0] * n
+    if rule == "order":
+        return [1.0 - i / n for i in range(n)]
+    if n and not prediction.logprobs:
+        where = f"{prediction.file}: row {prediction.row}"
+        raise EvaluationError(f"{where}: no log-probabilities; generate with --logprobs, or use --confidence order")
+    spans = box_spans(prediction.output, PARSERS[read.preset.answer_format](read.case.completion)) if n else []
+    return [_by_probability(prediction, span) for span in spans]
+
+
+def _by_probability(prediction: Prediction, span: Span | None) -> float:
+    if span is None:
+        return 0.0
+    box = token_logprobs(prediction, *span.box)
+    label = token_logprobs(prediction, *span.label) if span.label else []
+    return math.exp(fmean(map(fmean, filter(None, (box, label))))) if box else 0.0
+
+
+def token_logprobs(prediction: Prediction, start: int, end: int) -> list[float]:
+    """Log-probabilities of the tokens that overlap `output[start:end]`.
+
+    >>> tokens = {"starts": (0, 1, 4), "logprobs": (-0.1, -0.2, -0.3)}
+    >>> row = {"input": "", "output": "[123]", "gts": "", "data_source": "", "file": "", "row": 0, "uid": ""}
+    >>> token_logprobs(Prediction(**row, **tokens), 1, 4)
+    [-0.2]
+    """
+    starts = prediction.starts
+    first = int(np.searchsorted(starts, start, side="right")) - 1
+    last = int(np.searchsorted(starts, end, side="left"))
+    ends = (*starts[1:], len(prediction.output))
+    return [prediction.logprobs[i] for i in range(max(first, 0), last) if ends[i] > starts[i]]

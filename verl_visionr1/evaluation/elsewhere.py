@@ -22,7 +22,7 @@ from verl_visionr1.rollouts.records import image_name
 
 ANSWERS = ("output", "completion", "response", "answer", "prediction", "generated_text", "text")
 """Columns of the answer; the first one present is used."""
-_KEYS = ("file", "row", "index", "uid", "n_tokens", "finish_reason")
+_NAMES = ("row", "index", "uid")
 
 
 def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Prediction]:
@@ -40,55 +40,49 @@ def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Predictio
     # for embedded images, their digests
     asked = [replace(it, columns={**it.columns, "images": image_name(it.columns.get("images"))})
              for it in asked_rows(data)]  # fmt: skip
-    lines = list(rows_of(answers, {*reader.top_level, *_KEYS}))
-    rows = _Rows(answers, asked, [line for _, line in lines])
+    lines = list(rows_of(answers, {*reader.top_level, *_NAMES, "file", "n_tokens", "finish_reason"}))
+    is_named = any(isinstance(line, dict) and any(line.get(key) is not None for key in _NAMES) for _, line in lines)
+    if asked and not is_named and len(lines) != len(asked):
+        reason = f"{len(lines)} answers for {len(asked)} rows, and no answer names its row"
+        raise RowsError(f'{answers}: {reason}; give each line "row" (from 0), or "index" (extra_info.index)')
+    rows = _by_name(asked)
     samples: Counter[tuple[str, int]] = Counter()
     for place, (number, line) in enumerate(lines):
         label = "row" if answers.name.endswith(".parquet") else "line"
         try:
             line = require_object(line)
-            row = rows.row_of(line, place) if asked else Asked(answers, number, line)
+            row = _row_of(line, place, rows) if asked else Asked(answers, number, line)
             yield _prediction(reader, line, row, samples[row.key])
         except RowError as error:
             raise RowError(error.kind, f"{answers}: {label} {number}: {error}") from None
         samples[row.key] += 1
 
 
-class _Rows:
-    """Finds the row of a line."""
+def _by_name(asked: Sequence[Asked]) -> dict[str, Asked]:
+    """The rows by each of their names, in the words of messages."""
+    has_files = len({it.file.name for it in asked}) > 1
+    found: dict[str, Asked] = {}
+    for place, it in enumerate(asked):
+        index = value_at(it.columns, ("extra_info", "index"))
+        names = [f"answer {place}", f"index {index}", f"row {it.number} of {it.file.name}"]
+        found |= dict.fromkeys(names if has_files else [*names, f"row {it.number}"], it)
+    return found
 
-    def __init__(self, answers: Path, asked: Sequence[Asked], lines: Sequence[Any]) -> None:
-        self._asked = asked
-        self._files = {it.file.name for it in asked}
-        self._by_row = {(it.file.name, str(it.number)): it for it in asked}
-        self._by_index = {str(value_at(it.columns, ("extra_info", "index"))): it for it in asked}
-        named = [isinstance(line, dict) and any(line.get(key) is not None for key in _KEYS[1:4]) for line in lines]
-        if asked and not any(named) and len(lines) != len(asked):
-            reason = f"{len(lines)} answers for {len(asked)} rows, and no answer names its row"
-            raise RowsError(f'{answers}: {reason}; give each line "row" (from 0), or "index" (extra_info.index)')
 
-    def row_of(self, line: Mapping[str, Any], place: int) -> Asked:
-        """Find the row of a line.
-
-        Raises:
-            RowError: it names an unknown row, or none while other lines do.
-        """
-        file, row, index, uid = (line.get(key) for key in _KEYS[:4])
-        if row is None and index is None and isinstance(uid, str) and ":" in uid:  # `uid_of`
-            file, _, rest = uid.rpartition(":")
-            row = rest.partition("_")[0]
-        if row is not None:
-            file = Path(str(file)).name if file is not None else next(iter(self._files), "")
-            if line.get("file") is None and len(self._files) > 1 and ":" not in str(uid):
-                raise RowError("no file", f'row {row}: in which of {", ".join(sorted(self._files))}? give "file" too')
-            found, name = self._by_row.get((file, str(row))), f"row {row} of {file}"
-        elif index is not None:
-            found, name = self._by_index.get(str(index)), f"index {index}"
-        else:
-            found, name = (self._asked[place] if place < len(self._asked) else None), f"answer {place}"
-        if found is None:
-            raise RowError("unknown row", f"{name} not found in {', '.join(sorted(self._files))}; rows count from 0")
-        return found
+def _row_of(line: Mapping[str, Any], place: int, rows: Mapping[str, Asked]) -> Asked:
+    """Find the row that a line names, else the one at its place."""
+    file, row, index, uid = (line.get(key) for key in ("file", *_NAMES))
+    if row is None and index is None and isinstance(uid, str) and ":" in uid:  # `uid_of`
+        file, _, rest = uid.rpartition(":")
+        row = rest.partition("_")[0]
+    if row is not None:
+        name = f"row {row}" if file is None else f"row {row} of {Path(str(file)).name}"
+    else:
+        name = f"answer {place}" if index is None else f"index {index}"
+    if name not in rows:
+        files = ", ".join(sorted({it.file.name for it in rows.values()}))
+        raise RowError("unknown row", f'{name} not found in {files}; rows count from 0; of several files give "file"')
+    return rows[name]
 
 
 def _prediction(reader: RowColumns, line: Mapping[str, Any], asked: Asked, sample: int) -> Prediction:

@@ -1,33 +1,27 @@
-"""A model's answers to the rows of parquet files: `predictions.jsonl`, one JSON object per line.
-
-A line has the columns of a rollout dump, so that `visionr1 score`, `explain`, `gallery` and `difficulty` read it like
-verl's own. Evaluation also needs the file and row of the question, and the log-probability of each token. A line that
-was cut off by a kill is skipped when reading, and generated again.
-"""
+"""A model's answers to the rows of parquet files: `predictions.jsonl`, lines with the columns of a rollout dump."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.columns import value_at
 
+Key: TypeAlias = tuple[str, int, int]
+"""File, row and sample of an answer."""
+
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One answer.
 
     Attributes:
-        input: the prompt, rendered by the model's chat template.
-        output: what the model wrote, without special tokens.
+        input: the prompt, rendered by the model's chat template; output: without special tokens.
         gts: `Target.to_json()`.
-        file: name of the parquet file, without its folder.
-        row: number of the row in it, from 0.
-        sample: number of the answer to this row, from 0.
-        uid: see `uid_of`.
+        file, row, sample: name of the parquet file without its folder, its row and the row's answer, from 0.
         index, image_id, question: `extra_info` of the row; answers about one image form one image of COCO's AP.
         image: see `rollouts.records.image_name`: its path, or a digest if it is embedded.
         processed_wh: width and height in pixels of the image as the model saw it; None if unknown.
@@ -56,8 +50,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[float, ...] = ()
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """Unique key: file, row and sample."""
+    def key(self) -> Key:
+        """File, row and sample; unique."""
         return self.file, self.row, self.sample
 
 
@@ -82,34 +76,25 @@ def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def encode(predictions: Sequence[Prediction]) -> bytes:
     """Encode predictions as lines of a file; `read_predictions` is the inverse."""
-    return b"".join(_encode(prediction) + b"\n" for prediction in predictions)
+    return msgspec.json.Encoder().encode_lines(predictions)
 
 
 def read_predictions(file: Path) -> Iterator[Prediction]:
-    """Read the predictions of a file in order; a cut-off last line is skipped.
-
-    Raises:
-        RowsError: a file that cannot be read, or an invalid line; names file and line.
-    """
+    """Read the predictions of a file in order; a cut-off last line is skipped."""
+    where = str(file)
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     return
+                where = f"{file}: line {number}"
                 if not line.isspace():
-                    yield _decoded(line, f"{file}: line {number}")
+                    yield _decode(line)
     except OSError as error:
         raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        reason = f"not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval"
+        raise RowsError(f"{where}: {reason}") from None
 
 
-def _decoded(line: bytes, where: str) -> Prediction:
-    try:
-        return _decode(line)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise RowsError(
-            f"{where}: not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval"
-        ) from None
-
-
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Prediction).decode

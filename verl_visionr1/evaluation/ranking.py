@@ -3,19 +3,15 @@
 COCO's rule (`pycocotools.cocoeval`): in an image and category, detections in order of score take the free true box with
 the largest IoU, if it reaches tau (the last one among equals). True boxes that count come before those to ignore. A
 crowd may be taken several times; its overlap is the share of the detection that it covers. Over all images, detections
-are ranked by score, ties in the order of images and answers.
+are ranked by score, ties in the order of images and answers; with several random orders of the images, each resample
+ranks ties of different images by one of them.
 
-Equal scores of different images have no natural order, so COCO's number depends on the order of the rows. With several
-random orders of the images, each resample ranks such ties by one of them: the mean over the orders does not depend on
-the order of rows, and their spread is part of the interval.
-
-A resample of images is a weight for each of them. A true positive that is drawn w times counts w times at its
-rank: the interpolated precision of the resample follows from weighted running sums without new matching. (If boxes of
-different images tie, copies of an image are ranked box by box, not image by image.)
+A resample of images is a weight for each of them: a true positive that is drawn w times counts w times at its rank.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,30 +58,30 @@ class Ranked:
         ignored = None if self.ignored is None else self.ignored[:, permutation]
         return Ranked(self.units[permutation], self.ranks[permutation], self.hits[:, permutation], ignored, self.n_true)
 
-    def precision(self, weights_bu: Weights, taus: Sequence[int]) -> Array:
-        """Mean interpolated precision, shape (B, chosen tau); NaN if a resample has no true box.
+    def precision(self, weights_bu: Weights) -> Array:
+        """Mean interpolated precision, shape (B, T); NaN if a resample has no true box.
 
         The B resamples are divided equally among the orders, in sequence.
         """
         if self.orders:
             shares = zip(self.orders, np.array_split(weights_bu, len(self.orders)), strict=True)
-            parts = [self.in_order(order).precision(some, taus) for order, some in shares if len(some)]
-            return np.concatenate(parts) if parts else np.empty((0, len(taus)))
-        found = np.full((len(weights_bu), len(taus)), np.nan)
+            parts = [self.in_order(order).precision(some) for order, some in shares if len(some)]
+            return np.concatenate([np.empty((0, len(_TAUS))), *parts])
+        found = np.full((len(weights_bu), len(_TAUS)), np.nan)
         step = max(_CELLS // max(len(self.units), 1), 1)
         for begin in range(0, len(weights_bu), step):
-            self._precision(weights_bu[begin : begin + step], taus, found[begin : begin + step])
+            self._precision(weights_bu[begin : begin + step], found[begin : begin + step])
         return found
 
-    def _precision(self, weights_bu: Weights, taus: Sequence[int], found: Array) -> None:
+    def _precision(self, weights_bu: Weights, found: Array) -> None:
         n_true = self._n_true(weights_bu)
         has_truth = n_true > 0.0
         weights = weights_bu[:, self.units]
         n_before = np.cumsum(weights, axis=1)
-        for column, t in enumerate(taus):
+        for t in range(len(_TAUS)):
             ranks = np.flatnonzero(self.hits[t])
             if not len(ranks):
-                found[has_truth, column] = 0.0
+                found[has_truth, t] = 0.0
                 continue
             n_said = n_before if self.ignored is None else np.cumsum(weights * ~self.ignored[t], axis=1)
             right = np.cumsum(weights[:, ranks], axis=1)
@@ -93,7 +89,7 @@ class Ranked:
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             reached = _n_recalls(right / np.maximum(n_true, 1.0)[:, None])
             total = best[:, 0] * reached[:, 0] + (best[:, 1:] * (reached[:, 1:] - reached[:, :-1])).sum(axis=1)
-            found[has_truth, column] = total[has_truth] / len(RECALLS)
+            found[has_truth, t] = total[has_truth] / len(RECALLS)
 
     def recalls(self, weights_bu: Weights, max_det: int) -> Array:
         """Recall with at most `max_det` boxes per image, shape (B, T); NaN if a resample has no true box."""
@@ -141,11 +137,11 @@ def ranked(
     """
     truth = _by_pair(detections.gt_image, detections.gt_category)
     found = _by_pair(detections.dt_image, detections.dt_category)
-    images_of: dict[int, set[int]] = {}
+    images_of: defaultdict[int, set[int]] = defaultdict(set)
     for category, image in (*truth, *found):
-        images_of.setdefault(category, set()).add(image)
+        images_of[category].add(image)
     for category in range(len(detections.categories)):
-        images = sorted(images_of.get(category, ()))
+        images = sorted(images_of[category])
         pairs = [_Pair.of(detections, truth.get((category, i)), found.get((category, i)), max_det) for i in images]
         units = [int(detections.units[i]) for i in images]
         places = None if orders is None else orders[:, images]
@@ -225,7 +221,7 @@ def _tie_orders(scores: Array, images: Indices, places: Indices | None) -> tuple
 
 def _by_pair(image: Indices, category: Indices) -> dict[tuple[int, int], list[int]]:
     """(category, image) -> indices of its boxes, in order."""
-    found: dict[tuple[int, int], list[int]] = {}
+    found: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for i, pair in enumerate(zip(category.tolist(), image.tolist(), strict=True)):
-        found.setdefault(pair, []).append(i)
+        found[pair].append(i)
     return found

@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from verl_visionr1.evaluation.correlation import Correlation
+from verl_visionr1.evaluation.predictions import Key
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
-from verl_visionr1.files import RowsError, atomic_write, write_whole
+from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.rollouts.bootstrap import Estimate
 
 Cell: TypeAlias = str | float | int | None
@@ -28,7 +29,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one data source and task.
 
     Attributes:
-        n_rows: number of rows, samples included.
+        n_rows: samples included.
         units: digest of the list of images; sections with equal digests can be compared in pairs.
         estimates: metric -> value and interval; "<metric>/<category>" are those of the table by category.
         draws: metric -> values of the bootstrap resamples, in order (six digits; null: undefined).
@@ -57,7 +58,6 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The numbers of one answer.
 
     Attributes:
-        file ... image, finish_reason: as in `Prediction`, image as in `Read`.
         judged: metrics of the reward, as training reports them at validation.
         measured: metrics of the evaluation for this row; null if not applicable.
     """
@@ -76,7 +76,7 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str = "stop"
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> Key:
         """File, row and sample."""
         return self.file, self.row, self.sample
 
@@ -86,7 +86,6 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: of the JSON report; increased when the meaning of a field changes.
-        made_with: package -> version.
         model: the model as given; "" if unknown.
         sections: one per data source and task, in the order of the files.
         averages: for tasks with several data sources, the unweighted mean over them (as in ODinW).
@@ -103,37 +102,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     training: dict[str, dict[str, float]] = {}
     rows: list[RowNumbers] = []
 
-    def to_json(self) -> bytes:
-        """The report without `rows`, indented; `load` reads it."""
-        plain = msgspec.to_builtins(self)
-        del plain["rows"]
-        return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
-
-
-_decode = msgspec.json.Decoder(Evaluation).decode
-_encode_row = msgspec.json.Encoder().encode
-_decode_row = msgspec.json.Decoder(RowNumbers).decode
-
-
-def rows_file(report: Path) -> Path:
-    """Path of the rows of a report.
-
-    >>> rows_file(Path("out/evaluation.json")).name
-    'evaluation.rows.jsonl'
-    """
-    return report.with_suffix(ROWS_ENDING)
-
 
 def save(evaluation: Evaluation, report: Path) -> None:
-    """Write the JSON report, and the rows beside it.
-
-    Raises:
-        RowsError: a file cannot be written.
-    """
-    with atomic_write(rows_file(report)) as file:
-        for row in evaluation.rows:
-            file.write(_encode_row(row) + b"\n")
-    write_whole(report, evaluation.to_json())
+    """Write the JSON report, and the rows beside it."""
+    write_whole(report.with_suffix(ROWS_ENDING), msgspec.json.Encoder().encode_lines(evaluation.rows))
+    plain = msgspec.to_builtins(evaluation)
+    del plain["rows"]
+    write_whole(report, msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n")
 
 
 def load(report: Path) -> Evaluation:
@@ -143,10 +118,11 @@ def load(report: Path) -> Evaluation:
         EvaluationError: not a report, or one of another version; names the file.
     """
     try:
-        evaluation = _decode(report.read_bytes())
-        beside = rows_file(report)
-        lines = beside.read_bytes().splitlines() if beside.is_file() else []
-        return msgspec.structs.replace(evaluation, rows=[_decode_row(line) for line in lines])
+        evaluation = msgspec.json.decode(report.read_bytes(), type=Evaluation)
+        beside = report.with_suffix(ROWS_ENDING)
+        lines = beside.read_bytes() if beside.is_file() else b""
+        rows = msgspec.json.Decoder(RowNumbers).decode_lines(lines)
+        return msgspec.structs.replace(evaluation, rows=rows)
     except OSError as error:
         raise RowsError(f"{report}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # msgspec's errors are ValueErrors, too

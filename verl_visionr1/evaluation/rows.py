@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TypeAlias, cast
 
 from verl_visionr1.boxes import Boxes, iou
@@ -27,8 +26,6 @@ Parts: TypeAlias = dict[str, Part]
 NO_PART: Part = (0.0, 0.0)
 ROOTS = frozenset({"RMSE"})
 """Metrics that are the square root of their ratio."""
-COUNT_BINS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)
-"""Lower ends of the rows of the table by true count."""
 
 
 def parts_of(read: Read, families: Sequence[Family], settings: EvaluationSettings) -> Parts:
@@ -49,11 +46,10 @@ def parts_of(read: Read, families: Sequence[Family], settings: EvaluationSetting
 
 
 def rec_parts(read: Read, settings: EvaluationSettings) -> Parts:
-    """One referent: accuracy at IoU .5 and .75 ("REC@50", "REC@75"), and mean IoU ("REC IoU").
+    """One referent: accuracy at IoU .5 and .75 ("REC@50", "REC@75"), and mean IoU ("REC IoU"); without a box it is 0.
 
-    The box that counts is the answer's first (VLM-R1's reward; its script takes the last), its last, or its only one.
-    Reaching the threshold is enough, as in gRefCOCO's evaluator, unless `strict_iou` (VLM-R1's `test_rec_r1.py`: IoU >
-    .5). Without a box the IoU is 0. Rows with no referent, or several, are left out (see `grec_parts`).
+    VLM-R1's reward takes the first box, its script (`test_rec_r1.py`) the last, and IoU > .5. Rows with no referent, or
+    several, are left out (see `grec_parts`).
     """
     target, boxes, which = read.target, read.answer.boxes_xyxy, settings.which_box
     if len(target.boxes_xyxy) != 1:
@@ -72,10 +68,9 @@ def rec_parts(read: Read, settings: EvaluationSettings) -> Parts:
 def grec_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """Generalised REC: "GREC" = Pr@(F1 = 1, IoU >= .5), "N-acc" and "T-acc" (arXiv 2308.16182).
 
-    A row is right if every box has an object and every object a box: `f1_50` is 1, by the default matching. A row
-    without objects is right if its answer is readable and empty. N-acc: share of right rows among those without
-    objects. T-acc: share of rows with any box among those with objects. The released script of gRefCOCO pairs
-    greedily and compares GIoU with .5; here it is IoU, as in the paper.
+    A row is right if every box has an object and every object a box; without objects, if its answer is readable and
+    empty. N-acc: share of right rows among those without objects. T-acc: share of rows with any box among those with
+    objects. The released script of gRefCOCO pairs greedily and compares GIoU with .5.
     """
     right = (float(read.score.metrics["f1_50"] == 1.0), 1.0)
     if not read.case.class_aware.n_target:
@@ -84,7 +79,7 @@ def grec_parts(read: Read, settings: EvaluationSettings) -> Parts:
 
 
 def absent_labels(read: Read) -> set[str]:
-    """The negatives of a row: categories (phrases) that it asked for without an object in the image."""
+    """The negatives of a row: categories that it asked for without an object in the image."""
     return set(asked_labels(read.target)) - set(read.target.normalized_labels)
 
 
@@ -95,24 +90,23 @@ def negative_parts(read: Read, settings: EvaluationSettings) -> Parts:
     category, boxes in a region to ignore are not false alarms.
     """
     absent = absent_labels(read)
-    if not absent:
-        return {"false alarms": NO_PART, "boxes per negative": NO_PART}
-    if len(asked_labels(read.target)) == 1:
-        n_predicted = float(len(read.answer.boxes_xyxy) + read.answer.n_dropped)
+    n_boxes = n_alarms = 0
+    if absent and len(asked_labels(read.target)) == 1:
+        n_boxes = len(read.answer.boxes_xyxy) + read.answer.n_dropped
         if read.target.ignore_xyxy:
-            n_predicted = float(read.case.class_aware.n_predicted)
-        return {"false alarms": (float(n_predicted > 0), 1.0), "boxes per negative": (n_predicted, 1.0)}
-    predicted = [label for label in map(normalize_label, read.answer.labels) if label in absent]
+            n_boxes = read.case.class_aware.n_predicted
+        n_alarms = int(n_boxes > 0)
+    elif absent:
+        predicted = [label for label in map(normalize_label, read.answer.labels) if label in absent]
+        n_boxes, n_alarms = len(predicted), len({*predicted})
     n = float(len(absent))
-    return {"false alarms": (float(len({*predicted})), n), "boxes per negative": (float(len(predicted)), n)}
+    return {"false alarms": (float(n_alarms), n), "boxes per negative": (float(n_boxes), n)}
 
 
 def counting_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """ "accuracy" (s = y), "within 1" (|s - y| <= 1), "MAE", "RMSE", "bias" (mean of s - y), "readable".
 
-    y is the true count, s the stated one: the number, or the length of a list of boxes or points. An answer without
-    either is unreadable: wrong in accuracy, and left out of MAE, RMSE and bias unless `unreadable_count` counts it as
-        0.
+    y is the true count, s the stated one: the number, or the length of a list of boxes or points.
     """
     answer = read.answer
     is_read = (answer.count is not None or answer.is_parsed) and math.isfinite(answer.stated_count)
@@ -128,33 +122,12 @@ def counting_parts(read: Read, settings: EvaluationSettings) -> Parts:
     }
 
 
-def by_count(reads: Sequence[Read], parts: Sequence[Parts]) -> list[list[str | float | int | None]]:
-    """Rows of a table: true count (or a range), rows, accuracy, MAE, bias."""
-    table: list[list[str | float | int | None]] = []
-    for low, high in zip(COUNT_BINS, (*COUNT_BINS[1:], math.inf), strict=True):
-        chosen = [part for read, part in zip(reads, parts, strict=True) if low <= (read.target.count or 0) < high]
-        if chosen:
-            name = f"{low}" if high - low == 1 else f"{low}-{high - 1:.0f}" if high < math.inf else f"{low} and more"
-            table.append([name, len(chosen), *(_ratio(chosen, key) for key in ("accuracy", "MAE", "bias"))])
-    return table
-
-
-def _ratio(parts: Sequence[Parts], key: str) -> float | None:
-    below = sum(part[key][1] for part in parts)
-    return sum(part[key][0] for part in parts) / below if below else None
-
-
 def pointing_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """ "precision" and "recall" over all points and objects, "all right" and "first point" over rows.
 
     A point hits an object if it is in its mask, else in its box, else (for an object given as a point) within 2.5 % of
-    the image's diagonal; points and objects are paired one to one, as in the reward (`criteria.regions`).
-
-    * precision: paired points over all claimed points; recall: paired points over all objects.
-    * all right: every object has a point and every point an object; without objects: a readable, empty answer.
-    * first point: the first point of the answer is on any object (ScreenSpot's rule); rows with an object.
-
-    Labels of points matter if a row asked for several. Formats of boxes have no points.
+    the image's diagonal; points and objects are paired one to one, as in the reward (`criteria.regions`). First point:
+    ScreenSpot's rule, on any object; rows with an object.
     """
     target = read.target
     regions = build_regions(target, read.case.grid_wh, RADIUS, by_mask=True)
@@ -177,13 +150,11 @@ def text_parts(read: Read, settings: EvaluationSettings) -> Parts:
     return {"accuracy": (read.case.accuracy, 1.0)}
 
 
-_METRICS: Mapping[Family, Callable[[Read, EvaluationSettings], Parts]] = MappingProxyType(
-    {
-        "rec": rec_parts,
-        "grec": grec_parts,
-        "negatives": negative_parts,
-        "counting": counting_parts,
-        "pointing": pointing_parts,
-        "text": text_parts,
-    }
-)
+_METRICS: Mapping[str, Callable[[Read, EvaluationSettings], Parts]] = {
+    "rec": rec_parts,
+    "grec": grec_parts,
+    "negatives": negative_parts,
+    "counting": counting_parts,
+    "pointing": pointing_parts,
+    "text": text_parts,
+}

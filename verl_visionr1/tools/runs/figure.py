@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from verl_visionr1.files import atomic_write
-from verl_visionr1.tools.runs.steps import BY_STAGE, ORDERED, Metric, Step
-from verl_visionr1.tools.runs.validations import Interval
+import numpy as np
 
-Curves = Mapping[int, Mapping[str, Mapping[str, Interval]]]
+from verl_visionr1.files import atomic_write
+from verl_visionr1.rollouts.bootstrap import Estimate
+from verl_visionr1.tools.runs.steps import BY_STAGE, ORDERED, Metric, Step
+
+Curves = Mapping[int, Mapping[str, Mapping[str, Estimate]]]
 """Step -> data source -> name of a metric -> its mean and interval."""
 TRAINING_COLOR, SWITCH_COLOR = "#7a8088", "#444444"
 COLORS = ("#0b63b0", "#c4540a", "#1a7f4b", "#8a3ea8", "#a0182e", "#6b5a00")
@@ -33,9 +33,6 @@ def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | No
 
     Args:
         curves: results of `measure` for each validation.
-
-    Raises:
-        RowsError: it cannot be written.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -77,7 +74,7 @@ def _metrics_of(steps: Sequence[Step], curves: Curves) -> list[Metric]:
     trained = [metric for step in steps for metric, _ in step.training_metrics()]
     validated = [name for numbers in curves.values() for each in numbers.values() for name in each]
     reported = {metric.name for metric in trained} | set(validated)
-    others = [Metric(name, name, bounds=(None, None)) for name in validated]
+    others = [Metric(name, name) for name in validated]
     found: dict[str, Metric] = {}
     for metric in (*ORDERED, *trained, *others):
         found.setdefault(metric.name, metric)
@@ -96,20 +93,18 @@ def _draw_metric(axes: Any, metric: Metric, steps: Sequence[Step], curves: Curve
     axes.set_title(metric.name + by_stage, loc="left")
     if metric.ideal is not None and seen:
         axes.axhline(metric.ideal, color=SWITCH_COLOR, linewidth=0.8, linestyle=":")
-    ends = axis_range(seen, metric.bounds)
-    if ends is not None:
-        axes.set_ylim(*ends)
+    seen = [value for value in seen if np.isfinite(value)]
+    if seen:
+        axes.set_ylim(*axis_range(seen))
 
 
-def _draw_validation(axes: Any, points: Sequence[tuple[int, Interval]], label: str, color: str) -> list[float]:
+def _draw_validation(axes: Any, points: Sequence[tuple[int, Estimate]], label: str, color: str) -> list[float]:
     """Draw means with their intervals; returns the interval ends."""
-    means = [one.value for _, one in points]
-    lows = [one.value if one.low is None else min(one.low, one.value) for _, one in points]
-    highs = [one.value if one.high is None else max(one.high, one.value) for _, one in points]
-    below = [mean - low for mean, low in zip(means, lows, strict=True)]
-    above = [high - mean for mean, high in zip(means, highs, strict=True)]
+    ends = [[one.value, one.low, one.high] for _, one in points]
+    means, lows, highs = np.array(ends, dtype=np.float64).T
+    lows, highs = np.fmin(lows, means), np.fmax(highs, means)
     style = {"marker": "o", "markersize": 4, "capsize": 3, "linewidth": 1.8, "zorder": 3}
-    axes.errorbar([x for x, _ in points], means, yerr=[below, above], color=color, label=label, **style)
+    axes.errorbar([x for x, _ in points], means, yerr=[means - lows, highs - means], color=color, label=label, **style)
     return [*lows, *highs]
 
 
@@ -120,15 +115,13 @@ def _draw_training(axes: Any, metric: Metric, steps: Sequence[Step]) -> Iterator
         if not points:
             continue
         axes.plot(*zip(*points, strict=True), ".", color=TRAINING_COLOR, alpha=0.45, markersize=4, linestyle="none")
-        curve = smooth(points)
+        xs, values = zip(*points, strict=True)
+        means, errors = smooth(values)
         label = f"training: mean of {WINDOW} steps (band: ± 2 standard errors)"
-        axes.plot([p.x for p in curve], [p.mean for p in curve], color=TRAINING_COLOR, linewidth=1.6, label=label)
-        banded = [point for point in curve if point.error is not None]
-        if len(banded) >= LEAST_POINTS:
-            lows, highs = ([p.mean + sign * 2.0 * (p.error or 0.0) for p in banded] for sign in (-1.0, 1.0))
-            axes.fill_between([p.x for p in banded], lows, highs, color=TRAINING_COLOR, alpha=0.2, linewidth=0)
-            yield from (*lows, *highs)
-        yield from (value for _, value in points)
+        axes.plot(xs, means, color=TRAINING_COLOR, linewidth=1.6, label=label)
+        band = means - 2.0 * errors, means + 2.0 * errors
+        axes.fill_between(xs, *band, color=TRAINING_COLOR, alpha=0.2, linewidth=0)
+        yield from (*values, *(end for ends in band for end in ends))
 
 
 def _draw_thresholds(axes: Any, steps: Sequence[Step]) -> None:
@@ -159,35 +152,16 @@ def _mark_switches(axes: Any, steps: Sequence[Step]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One point of a smoothed curve; `error` is the standard error of the mean, None if unknown."""
+def smooth(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The centred moving mean of `WINDOW` values, fewer at both ends, and its standard error; NaN if unknown.
 
-    x: int
-    mean: float
-    error: float | None
-
-
-def smooth(points: Sequence[tuple[int, float]], window: int = WINDOW) -> list[Point]:
-    """The centred moving mean.
-
-    Args:
-        points: (step, value), in order.
-        window: number of points per mean; fewer at both ends.
-
-    >>> [round(point.mean, 2) for point in smooth([(1, 0.0), (2, 1.0), (3, 2.0)], window=3)]
-    [0.5, 1.0, 1.5]
+    >>> smooth([0.0, 1.0, 2.0])[0].tolist()
+    [1.0, 1.0, 1.0]
     """
-    half = window // 2
-    found: list[Point] = []
-    for i, (x, _) in enumerate(points):
-        values = [value for _, value in points[max(i - half, 0) : i + half + 1]]
-        mean = math.fsum(values) / len(values)
-        error = None
-        if len(values) >= LEAST_POINTS:
-            error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
-        found.append(Point(x, mean, error))
-    return found
+    half = WINDOW // 2
+    windows = [np.array(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
+    errors = [w.std(ddof=1) / np.sqrt(len(w)) if len(w) >= LEAST_POINTS else np.nan for w in windows]
+    return np.array([window.mean() for window in windows]), np.array(errors)
 
 
 def split_by_stage(steps: Sequence[Step]) -> list[list[Step]]:
@@ -202,24 +176,13 @@ def find_switches(steps: Sequence[Step]) -> list[tuple[int, int]]:
     return [(step.number, int(stage)) for step in firsts if (stage := step.training("stage")) is not None]
 
 
-def axis_range(
-    values: Iterable[float], bounds: tuple[float | None, float | None] = (None, None)
-) -> tuple[float, float] | None:
-    """Ends of an axis that shows all values, spans at least `LEAST_SPAN`, and stays in the bounds; None without values.
+def axis_range(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis that shows all values and spans at least `LEAST_SPAN`.
 
-    >>> axis_range([0.75, 0.77], (0.0, 1.0)), axis_range([0.97, 1.0], (0.0, 1.0))
-    ((0.71, 0.81), (0.9, 1.0))
+    >>> axis_range([0.75, 0.77])
+    (0.71, 0.81)
     """
-    kept = [value for value in values if math.isfinite(value)]
-    if not kept:
-        return None
-    low, high = min(kept), max(kept)
-    span = max((high - low) * (1.0 + 2.0 * MARGIN), LEAST_SPAN)
+    low, high = min(values), max(values)
+    half = max((high - low) * (1.0 + 2.0 * MARGIN), LEAST_SPAN) / 2.0
     middle = (low + high) / 2.0
-    low, high = middle - span / 2.0, middle + span / 2.0
-    least, most = bounds
-    if most is not None and high > most:
-        low, high = min(low, most - LEAST_SPAN) if low > most - LEAST_SPAN else low, most
-    if least is not None and low < least:
-        low, high = least, max(high, least + LEAST_SPAN)
-    return round(low, 6), round(high, 6)
+    return round(middle - half, 6), round(middle + half, 6)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,23 +29,21 @@ class Metric:
         key: name in validation metrics and dumps.
         training_key: name in training metrics (`visionr1/<training_key>/mean`).
         ideal: the best value; None: more is better.
-        bounds: the least and the largest possible value; None: no bound.
     """
 
     name: str
     key: str
     training_key: str = ""
     ideal: float | None = None
-    bounds: tuple[float | None, float | None] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "training_key", self.training_key or self.key)
 
 
-REWARD = Metric("reward", "reward", training_key="value", bounds=(None, None))
+REWARD = Metric("reward", "reward", training_key="value")
 F1 = Metric("F1@.5", "f1_50")
 MEAN_IOU = Metric("mean IoU", "iou_mean")
-BOXES_PER_OBJECT = Metric("boxes/object", "boxes_per_target", ideal=1.0, bounds=(0.0, None))
+BOXES_PER_OBJECT = Metric("boxes/object", "boxes_per_target", ideal=1.0)
 ACCURACY = Metric("accuracy", "accuracy")
 VISION_R1 = (Metric("recall", "recall"), Metric("precision", "precision"), Metric("format", "format"))
 """Criteria with a fixed place in the order."""
@@ -75,7 +74,7 @@ def list_metrics(keys: Collection[str], *, has_boxes: bool) -> list[Metric]:
     ['reward', 'F1@.5', 'format', 'own']
     """
     known = {metric.key for metric in VISION_R1}
-    own = tuple(Metric(key, key, bounds=(None, None)) for key in keys if key not in known | NOT_CRITERIA)
+    own = tuple(Metric(key, key) for key in keys if key not in known | NOT_CRITERIA)
     wanted = (F1, MEAN_IOU, *VISION_R1, BOXES_PER_OBJECT, *own) if has_boxes else (ACCURACY, *VISION_R1, *own)
     return [metric for metric in (REWARD, *wanted) if metric.key in keys or metric is REWARD]
 
@@ -103,10 +102,8 @@ class Step:
 
     def training(self, name: str) -> float | None:
         """A number of the progress callback, by its short name ("recall", "threshold/match_iou"); None if missing."""
-        for key in (f"{TRAINING_PREFIX}{name}/mean", f"{TRAINING_PREFIX}{name}"):
-            if key in self.numbers:
-                return self.numbers[key]
-        return None
+        key = f"{TRAINING_PREFIX}{name}"
+        return self.numbers.get(f"{key}/mean", self.numbers.get(key))
 
     @property
     def alarms(self) -> list[str]:
@@ -148,9 +145,9 @@ class Step:
     @property
     def criteria(self) -> list[str]:
         """The criteria of the step's training batch."""
-        names = [key[len(TRAINING_PREFIX) :].removesuffix("/mean") for key in self.numbers if key.endswith("/mean")]
-        of_training = [name for name in names if f"{TRAINING_PREFIX}{name}/mean" in self.numbers]
-        return [name for name in of_training if name not in NOT_CRITERIA]
+        keys = [key for key in self.numbers if key.startswith(TRAINING_PREFIX) and key.endswith("/mean")]
+        names = [key.removeprefix(TRAINING_PREFIX).removesuffix("/mean") for key in keys]
+        return [name for name in names if name not in NOT_CRITERIA]
 
     def validation(self) -> dict[str, dict[str, float]]:
         """Data source -> name -> mean over the validation set; empty without a validation.
@@ -190,18 +187,13 @@ def _read_lines(file: Path) -> list[tuple[int, dict[str, float]]]:
     except OSError as error:
         raise RunError(f"{file}: cannot be read ({error.strerror or error})") from None
     for line in lines:
-        try:
-            logged = _decode(line)
-        except msgspec.DecodeError:
-            continue
-        numbers = {key: float(n) for key, n in logged.data.items() if isinstance(n, int | float)}
-        found.append((logged.step, numbers))
+        with suppress(msgspec.DecodeError):
+            logged = msgspec.json.decode(line, type=_Line)
+            numbers = {key: float(n) for key, n in logged.data.items() if isinstance(n, int | float)}
+            found.append((logged.step, numbers))
     return found
 
 
 class _Line(msgspec.Struct):
     step: int
     data: dict[str, object]
-
-
-_decode = msgspec.json.Decoder(_Line).decode

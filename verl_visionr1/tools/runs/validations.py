@@ -1,8 +1,7 @@
-"""Read a run's validation dumps, with the run's numbers of each prompt, and compare two validations in pairs.
+"""Read a run's validation dumps, and compare two validations in pairs.
 
 verl gives every prompt a new uid at each validation and sorts its dump by it, so rows are paired by their prompt and
-ground truth. Prompts that share both (the same question about several images without such an object) are one unit of
-the bootstrap, with their own weight.
+ground truth. Prompts that share both are one unit of the bootstrap, with their own weight.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import yaml
 
 from verl_visionr1.boxes import Array
 from verl_visionr1.files import RowError, RowsError
@@ -25,64 +23,47 @@ from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of, split_uid
 from verl_visionr1.rollouts.run import Start, find_run, read_run
 from verl_visionr1.targets import TargetError, read_target
-from verl_visionr1.tools.runs.steps import Metric, list_metrics
+from verl_visionr1.tools.runs.steps import Metric, Step, list_metrics
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 MIN_PROMPTS = 10
 """With fewer prompts there is no interval, since resampling them is unreliable."""
-Key = tuple[str, str]
+Key: TypeAlias = tuple[str, str]
 """Prompt and ground truth, as in the dump."""
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    """One dump: U units, the prompts of one `Key` each.
+class Unit:
+    """The prompts of one `Key`.
 
     Attributes:
-        keys: keys of the units.
-        sources: data source of each, or its task if unknown.
-        tasks: of the ground truth; "" if it is not a `Target`.
-        n: number of prompts of each.
-        numbers: metric -> U means over the answers; NaN if a unit has none.
+        task: of the ground truth; "" if it is not a `Target`.
+        n: number of prompts.
+        numbers: metric -> mean over the answers.
     """
 
-    step: int
-    keys: tuple[Key, ...]
-    sources: tuple[str, ...]
-    tasks: tuple[str, ...]
-    n: Array
-    numbers: Mapping[str, Array]
-
-    def select(self, units: Sequence[int]) -> Validation:
-        """Some units, in that order."""
-        numbers = {name: values[units] for name, values in self.numbers.items()}
-        return Validation(
-            self.step,
-            keys=tuple([self.keys[i] for i in units]),
-            sources=tuple([self.sources[i] for i in units]),
-            tasks=tuple([self.tasks[i] for i in units]),
-            n=self.n[units],
-            numbers={name: values for name, values in numbers.items() if np.isfinite(values).any()},
-        )
-
-    def by_source(self) -> dict[str, Validation]:
-        """Data source -> its units, sorted by name."""
-        names = sorted(set(self.sources))
-        return {name: self.select([i for i, source in enumerate(self.sources) if source == name]) for name in names}
-
-    def means(self) -> dict[str, float]:
-        """Metric -> mean over the prompts that have it."""
-        known = {name: np.isfinite(values) for name, values in self.numbers.items()}
-        return {name: float(np.average(self.numbers[name][has], weights=self.n[has])) for name, has in known.items()}
+    task: str
+    n: int
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A number and its interval; None if there is none."""
+class Validation:
+    """One validation.
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    Attributes:
+        sources: data source (its task if unknown) -> its units.
+        is_dumped: whether the units are prompts; else each source has its logged means as a single unit.
+    """
+
+    sources: Mapping[str, Mapping[Key, Unit]]
+    is_dumped: bool = True
+
+    def averaged(self) -> Validation:
+        """The means of each data source alone."""
+        return Validation(
+            {name: {("", ""): _mean_of([*units.values()])} for name, units in self.sources.items()}, False
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +78,7 @@ class Change:
     metric: Metric
     before: float
     after: float
-    difference: Interval
+    difference: Estimate
     mark: str = ""
 
 
@@ -107,7 +88,6 @@ class Section:
 
     Attributes:
         n: number of prompts in both validations; None if only means are known.
-        changes: one for each metric, the reward first.
         stages: stages at which the rows were scored, before and after.
         match_iou: xi0 of the rows after; None if unknown.
     """
@@ -119,7 +99,18 @@ class Section:
     match_iou: float | None = None
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+def validation_folder(run_dir: Path) -> Path:
+    """Find `trainer.validation_data_dir` from the run record, or the recipes' default.
+
+    A folder of that name in the run directory comes first: the run may have been moved or copied, and the recorded
+    folder may belong to another run now.
+    """
+    start, _ = _start_of(run_dir)
+    if start is None or not start.validation_dir:
+        return run_dir / "validation"
+    folder = Path(start.validation_dir).expanduser()
+    inside = run_dir / folder.name
+    return inside if _dumps_in(inside) or not folder.is_dir() else folder
 
 
 def find_dumps(run_dir: Path) -> dict[int, Path]:
@@ -132,78 +123,53 @@ def _dumps_in(folder: Path) -> dict[int, Path]:
     return {int(file.stem): file for file in sorted(files) if file.stem.isdecimal()}
 
 
-def validation_folder(run_dir: Path) -> Path:
-    """Find `trainer.validation_data_dir` from the run record, the config, or the recipes' default.
-
-    A folder of that name in the run directory comes first: the run may have been moved or copied, and the recorded
-    folder may belong to another run now.
-    """
-    start = _start_of(run_dir)
-    named = start.validation_dir if start is not None else None
-    named = named or _config_of(run_dir).get("trainer", {}).get("validation_data_dir")
-    if not named or "${" in str(named):
-        return run_dir / "validation"
-    folder = Path(str(named)).expanduser()
-    inside = run_dir / folder.name
-    return inside if _dumps_in(inside) or not folder.is_dir() else folder
+def _start_of(run_dir: Path) -> tuple[Start | None, str]:
+    """The last start in the run record, None if missing or unreadable; the reason why it cannot be read."""
+    try:
+        file = find_run(run_dir)
+        return (None, "") if file is None else (read_run(file).last, "")
+    except RowsError as error:
+        return None, str(error)
 
 
-def read_sources(run_dir: Path) -> dict[str, str]:
-    """Ground truth -> data source, from the validation data of the run record or config; empty without it."""
-    start = _start_of(run_dir)
-    named = start.val_files if start is not None else _config_of(run_dir).get("data", {}).get("val_files")
-    files = [Path(str(file)).expanduser() for file in ([named] if isinstance(named, str) else named or [])]
+def record_notes(run_dir: Path) -> list[str]:
+    """Name a run record that cannot be read, and what is used in its place; empty if there is none."""
+    _, error = _start_of(run_dir)
+    return [f"{error}; assumed instead: validation in {validation_folder(run_dir)}"] if error else []
+
+
+def read_validations(run_dir: Path, steps: Sequence[Step]) -> dict[int, Validation]:
+    """Read the validations of some steps: their dumps, else the logged means; without steps all dumps."""
+    dumps = find_dumps(run_dir)
+    found = {step.number: logged_validation(step) for step in steps if step.validation()}
+    logged_sources = {source for validation in found.values() for source in validation.sources}
+    sources = _data_sources(run_dir) if len(logged_sources) != 1 else {}
+    default = next(iter(logged_sources)) if len(logged_sources) == 1 else ""
+    for number in sorted(found if steps else dumps):
+        try:
+            found[number] = read_validation(dumps[number], sources, default)
+        except (KeyError, RowsError):  # no dump, or it is still being written
+            continue
+    return found
+
+
+def _data_sources(run_dir: Path) -> dict[str, str]:
+    """Ground truth -> data source, from the validation data of the run record; empty without it."""
+    start, _ = _start_of(run_dir)
+    files = [Path(file).expanduser() for file in ([] if start is None else start.val_files)]
     try:
         return data_sources_of([file for file in files if file.suffix == ".parquet" and file.is_file()])
     except (RowsError, ImportError):
         return {}
 
 
-def _start_of(run_dir: Path) -> Start | None:
-    """The run record; None if missing or unreadable."""
-    try:
-        file = find_run(run_dir)
-        return None if file is None else read_run(file).last
-    except RowsError:
-        return None
+def logged_validation(step: Step) -> Validation:
+    """The means that a validation logged."""
+    units = {source: {("", ""): Unit("", 1, numbers)} for source, numbers in step.validation().items()}
+    return Validation(units, is_dumped=False)
 
 
-def record_notes(run_dir: Path) -> list[str]:
-    """Name a run record that cannot be read, and what is used in its place; empty if there is none."""
-    try:
-        file = find_run(run_dir)
-        if file is not None:
-            read_run(file)
-    except RowsError as error:
-        return [f"{error}; assumed instead: validation in {validation_folder(run_dir)}"]
-    return []
-
-
-def dumped_means(run_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
-    """Step -> data source -> name -> mean over the prompts, from the validation dumps alone."""
-    sources = read_sources(run_dir)
-    found: dict[int, dict[str, dict[str, float]]] = {}
-    for step, file in find_dumps(run_dir).items():
-        try:
-            validation = read_validation(file, step, sources)
-        except RowsError:  # it is still being written
-            continue
-        found[step] = {source: units.means() for source, units in validation.by_source().items()}
-    return found
-
-
-def _config_of(run_dir: Path) -> dict[str, Any]:
-    """The config that Hydra saved for the run; empty if it saved none."""
-    try:
-        config = yaml.safe_load((run_dir / "hydra" / ".hydra" / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def read_validation(
-    file: Path, step: int, sources: Mapping[str, str] | None = None, default_source: str = ""
-) -> Validation:
+def read_validation(file: Path, sources: Mapping[str, str] | None = None, default_source: str = "") -> Validation:
     """Read the prompts of a dump; unreadable lines are left out.
 
     A trajectory of several turns has a line per turn with the same reward; the last one counts.
@@ -211,30 +177,23 @@ def read_validation(
     Args:
         sources: ground truth -> data source, which verl's dumps lack.
         default_source: for rows whose source is not found; "": their task.
-
-    Raises:
-        RowsError: the file cannot be read.
     """
     sessions: dict[object, dict[str, Any]] = {}
     for number, row in rows_of(file, ()):
         if not isinstance(row, RowError) and isinstance(row, dict):
             prompt, rollout, _ = split_uid(row.get("uid", ""))
             sessions[number if rollout is None else (prompt, rollout)] = row
-    units: defaultdict[Key, list[dict[str, Any]]] = defaultdict(list)
+    by_key: defaultdict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in sessions.values():
         key = str(row.get("input", row.get("prompt", ""))), str(row.get("gts", row.get("ground_truth", "")))
-        units[key].append(row)
-    names, tasks = sources or {}, [_task_of(truth) for _, truth in units]
-    named = [rows[0].get("data_source") or names.get(truth, default_source) for (_, truth), rows in units.items()]
-    means = [_means_of(rows) for rows in units.values()]
-    return Validation(
-        step,
-        keys=tuple(units),
-        sources=tuple([str(source or task) for source, task in zip(named, tasks, strict=True)]),
-        tasks=tuple(tasks),
-        n=np.array([len({split_uid(row.get("uid", ""))[0] for row in rows}) for rows in units.values()]),
-        numbers={name: _column(means, name) for name in dict.fromkeys(name for each in means for name in each)},
-    )
+        by_key[key].append(row)
+    found: defaultdict[str, dict[Key, Unit]] = defaultdict(dict)
+    for key, rows in by_key.items():
+        task = _task_of(key[1])
+        source = rows[0].get("data_source") or (sources or {}).get(key[1], default_source) or task
+        n = len({split_uid(row.get("uid", ""))[0] for row in rows})
+        found[str(source)][key] = _mean_of([Unit(task, 1, _numbers_of(row)) for row in rows], n)
+    return Validation(dict(sorted(found.items())))
 
 
 def _task_of(truth: str) -> str:
@@ -244,72 +203,85 @@ def _task_of(truth: str) -> str:
         return ""
 
 
-def _means_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Name -> mean of the finite numbers of some rows; "reward" is verl's score if a row has no such number."""
-    values: defaultdict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in {**row, "reward": row.get("reward", row.get("score"))}.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                values[name].append(float(value))
-    return {name: math.fsum(each) / len(each) for name, each in values.items()}
+def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a row; "reward" is verl's score if it has no such number."""
+    numbers = {**row, "reward": row.get("reward", row.get("score"))}
+    return {
+        name: float(value)
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
-def _column(means: Sequence[Mapping[str, float]], name: str) -> Array:
-    return np.array([each.get(name, math.nan) for each in means])
-
-
-# --- comparing -------------------------------------------------------------------------------------------------------
+def _mean_of(units: Sequence[Unit], n: int = 1) -> Unit:
+    """The weighted means of the numbers that some units have."""
+    values: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+    for unit in units:
+        for name, value in unit.numbers.items():
+            values[name].append((value, unit.n))
+    means = {name: math.fsum(value * n for value, n in each) / sum(n for _, n in each) for name, each in values.items()}
+    tasks = {unit.task for unit in units}
+    return Unit(tasks.pop() if len(tasks) == 1 else "", n, means)
 
 
 def compare(before: Validation, after: Validation) -> list[Section]:
     """Compare each data source of two validations over their common prompts."""
-    places = {key: i for i, key in enumerate(after.keys)}
-    shared = before.select([i for i, key in enumerate(before.keys) if key in places])
-    sources = shared.by_source()
+    pairs = {
+        source: [(unit, after.sources[source][key]) for key, unit in units.items() if key in after.sources[source]]
+        for source, units in before.sources.items()
+        if source in after.sources
+    }
+    pairs = {source: units for source, units in pairs.items() if units}
     return [
-        _compare_source(source, old, after.select([places[key] for key in old.keys]), is_mixed=len(sources) > 1)
-        for source, old in sources.items()
+        _compare_source(
+            source,
+            [old for old, _ in units],
+            [new for _, new in units],
+            is_mixed=len(pairs) > 1,
+            is_dumped=before.is_dumped and after.is_dumped,
+        )
+        for source, units in pairs.items()
     ]
 
 
-def _compare_source(source: str, old: Validation, new: Validation, *, is_mixed: bool) -> Section:
+def _compare_source(
+    source: str, old: Sequence[Unit], new: Sequence[Unit], *, is_mixed: bool, is_dumped: bool
+) -> Section:
     """One data source; unit i is the same before and after."""
-    weights = np.minimum(old.n, new.n).astype(np.float64)
-    matches = Counter(new.numbers.get("match_iou", np.empty(0)).tolist())
+    weights = np.array([min(a.n, b.n) for a, b in zip(old, new, strict=True)], dtype=np.float64)
+    metrics = _metrics_of([*old, *new], is_mixed=is_mixed)
+    parts: dict[str, tuple[Array, Array]] = {}
+    for metric in metrics:
+        before, after = _column(old, metric.key), _column(new, metric.key)
+        counted = np.where(np.isfinite(before) & np.isfinite(after), weights, 0.0)
+        parts[f"before/{metric.key}"] = np.nan_to_num(before) * counted, counted
+        parts[f"after/{metric.key}"] = np.nan_to_num(after) * counted, counted
+    found, draws = _estimate(parts, len(weights))
+    matches = Counter(unit.numbers["match_iou"] for unit in new if "match_iou" in unit.numbers)
     return Section(
         source,
-        int(weights.sum()),
-        _changes_of(_metrics_of((old, new), is_mixed=is_mixed), old, new, weights),
+        int(weights.sum()) if is_dumped else None,
+        [_change_of(metric, found, draws) for metric in metrics if not found or found[f"after/{metric.key}"].n],
         (_stages_of(old), _stages_of(new)),
         matches.most_common(1)[0][0] if matches else None,
     )
 
 
-def _stages_of(units: Validation) -> frozenset[int]:
-    stages = units.numbers.get("stage", np.empty(0))
-    return frozenset(map(int, stages[np.isfinite(stages)].tolist()))
+def _column(units: Sequence[Unit], name: str) -> Array:
+    return np.array([unit.numbers.get(name, math.nan) for unit in units])
 
 
-def _metrics_of(sides: Sequence[Validation], *, is_mixed: bool) -> list[Metric]:
+def _stages_of(units: Sequence[Unit]) -> frozenset[int]:
+    return frozenset(int(unit.numbers["stage"]) for unit in units if "stage" in unit.numbers)
+
+
+def _metrics_of(units: Sequence[Unit], *, is_mixed: bool) -> list[Metric]:
     """The meaningful metrics: in a mixed run, a criterion that a row's preset lacks is always 0."""
-    keys = dict.fromkeys(name for side in sides for name in side.numbers)
-    nonzero = {key for side in sides for key, values in side.numbers.items() if np.nan_to_num(values).any()}
-    has_boxes = "f1_50" in nonzero or any(task in BOX_TASKS for side in sides for task in side.tasks)
+    keys = dict.fromkeys(name for unit in units for name in unit.numbers)
+    nonzero = {name for unit in units for name, value in unit.numbers.items() if value}
+    has_boxes = bool(nonzero & {"f1_50", "iou_mean"}) or any(unit.task in BOX_TASKS for unit in units)
     metrics = list_metrics(keys, has_boxes=has_boxes)
     return [m for m in metrics if m.key == "reward" or not is_mixed or m.key in nonzero]
-
-
-def _changes_of(metrics: Sequence[Metric], old: Validation, new: Validation, weights: Array) -> list[Change]:
-    parts: dict[str, tuple[Array, Array]] = {}
-    missing = np.full(len(weights), math.nan)
-    for metric in metrics:
-        values = {name: side.numbers.get(metric.key, missing) for name, side in (("before", old), ("after", new))}
-        known = np.isfinite(values["before"]) & np.isfinite(values["after"])
-        for name, column in values.items():
-            counted = np.where(known, weights, 0.0)
-            parts[f"{name}/{metric.key}"] = np.where(known, column, 0.0) * counted, counted
-    found, draws = _estimate(parts, len(weights))
-    return [_change_of(metric, found, draws) for metric in metrics]
 
 
 def _change_of(metric: Metric, found: Mapping[str, Estimate], draws: Mapping[str, Array]) -> Change:
@@ -317,14 +289,18 @@ def _change_of(metric: Metric, found: Mapping[str, Estimate], draws: Mapping[str
     before, after = (found[name].value or 0.0 for name in names)
     drawn = [draws[name] for name in names if name in draws]
     if len(drawn) < 2 or found[names[0]].n < MIN_PROMPTS:
-        return Change(metric, before, after, Interval(after - before))
-    difference = Interval(after - before, *interval(drawn[1] - drawn[0], LEVEL, after - before))
+        return Change(metric, before, after, Estimate(value=after - before))
+    difference = _drawn_estimate(after - before, drawn[1] - drawn[0])
     nearer = None
     if metric.ideal is not None:
         distances = np.abs(drawn[1] - metric.ideal) - np.abs(drawn[0] - metric.ideal)
-        value = abs(after - metric.ideal) - abs(before - metric.ideal)
-        nearer = Interval(value, *interval(distances, LEVEL, value))
+        nearer = _drawn_estimate(abs(after - metric.ideal) - abs(before - metric.ideal), distances)
     return Change(metric, before, after, difference, mark_change(difference, nearer))
+
+
+def _drawn_estimate(value: float, draws: Array) -> Estimate:
+    low, high = interval(draws, LEVEL, value)
+    return Estimate(value=value, low=low, high=high)
 
 
 def _estimate(parts: Mapping[str, tuple[Array, Array]], n: int) -> tuple[dict[str, Estimate], dict[str, Array]]:
@@ -333,17 +309,15 @@ def _estimate(parts: Mapping[str, tuple[Array, Array]], n: int) -> tuple[dict[st
     return estimates_of([Ratios(np.arange(n), parts)], n, n_resamples=n_resamples, seed=SEED, level=LEVEL)
 
 
-def mark_change(difference: Interval, distance: Interval | None = None) -> str:
+def mark_change(difference: Estimate, distance: Estimate | None = None) -> str:
     """Classify a change, see `Change.mark`.
 
     Args:
         difference: after minus before.
         distance: rise of the distance to the metric's ideal, if it has one; else more is better.
 
-    >>> mark_change(Interval(0.1, 0.05, 0.15)), mark_change(Interval(0.1, -0.05, 0.25))
+    >>> mark_change(Estimate(value=0.1, low=0.05, high=0.15)), mark_change(Estimate(value=0.1, low=-0.05, high=0.25))
     ('better', 'no change')
-    >>> mark_change(Interval(0.3, 0.2, 0.4), distance=Interval(0.3, 0.2, 0.4))
-    'worse'
     """
     if difference.low is None or difference.high is None:
         return ""
@@ -356,20 +330,17 @@ def mark_change(difference: Interval, distance: Interval | None = None) -> str:
     return "better" if distance.high < 0.0 else "worse"
 
 
-# --- one validation --------------------------------------------------------------------------------------------------
-
-
-def measure(validation: Validation) -> dict[str, dict[str, Interval]]:
+def measure(validation: Validation) -> dict[str, dict[str, Estimate]]:
     """Data source -> name of a metric -> its mean over the prompts, with the interval of a bootstrap over them."""
-    sources = validation.by_source()
-    return {source: _measure_source(units, is_mixed=len(sources) > 1) for source, units in sources.items()}
-
-
-def _measure_source(units: Validation, *, is_mixed: bool) -> dict[str, Interval]:
-    parts: dict[str, tuple[Array, Array]] = {}
-    for metric in _metrics_of([units], is_mixed=is_mixed):
-        values = units.numbers.get(metric.key, np.full(len(units.n), math.nan))
-        counted = np.where(np.isfinite(values), units.n, 0.0)
-        parts[metric.name] = np.nan_to_num(values) * counted, counted
-    found, _ = _estimate(parts, len(units.n))
-    return {name: Interval(one.value or 0.0, one.low, one.high) for name, one in found.items()}
+    found: dict[str, dict[str, Estimate]] = {}
+    for source, by_key in validation.sources.items():
+        units = [*by_key.values()]
+        n = np.array([unit.n for unit in units], dtype=np.float64)
+        parts: dict[str, tuple[Array, Array]] = {}
+        for metric in _metrics_of(units, is_mixed=len(validation.sources) > 1):
+            values = _column(units, metric.key)
+            counted = np.where(np.isfinite(values), n, 0.0)
+            parts[metric.name] = np.nan_to_num(values) * counted, counted
+        estimates, _ = _estimate(parts, len(units))
+        found[source] = {name: one for name, one in estimates.items() if one.value is not None}
+    return found

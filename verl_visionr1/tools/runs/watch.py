@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +14,9 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.inference import RUN_FILE
 from verl_visionr1.rollouts.run import find_run, read_run
 from verl_visionr1.tools.runs import alarms
-from verl_visionr1.tools.runs.report import compare_run, format_change, read_validations
+from verl_visionr1.tools.runs.report import compare_run, format_change
 from verl_visionr1.tools.runs.steps import RunError, Step, has_box_numbers, list_metrics, read_steps
+from verl_visionr1.tools.runs.validations import read_validations
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
@@ -28,14 +30,10 @@ LEGEND = (
 
 
 def planned_steps(run_dir: Path) -> int:
-    """Steps that a run will take, from its run record.
-
-    Raises:
-        RowsError: no run record, or one without the number of steps.
-    """
+    """Steps that a run will take, from its run record."""
     file = find_run(run_dir)
     last = None if file is None else read_run(file).last
-    steps = None if last is None else last.n_steps or last.total_steps
+    steps = last and (last.n_steps or last.total_steps)
     if steps is None:
         raise RowsError(f"{run_dir}: no {RUN_FILE} with the number of steps; give --total-steps")
     return steps
@@ -48,7 +46,10 @@ def watch(run_dir: Path, total_steps: int, console: Console, pid: int | None = N
     while True:
         running = pid is None or _is_running(pid)
         shown = {step.number for step in seen}
-        for step in _steps_so_far(run_dir):
+        steps: list[Step] = []
+        with suppress(RunError):  # nothing is logged yet
+            steps = read_steps(run_dir)
+        for step in steps:
             if step.number in shown:
                 continue
             last_sign = time.monotonic()
@@ -91,13 +92,11 @@ def validation_lines(run_dir: Path, step: Step, seen: Sequence[Step]) -> Iterato
     if first is None or not step.validation():
         return
     time.sleep(POLL_SECONDS)  # verl writes the dump in a thread
-    pair = [first, step]
-    for section in compare_run(run_dir, pair, read_validations(run_dir, pair)).sections:
+    for section in compare_run(run_dir, read_validations(run_dir, [first, step])).sections:
         if section.n is not None:  # without pairs, the means are enough
             changes = "  ".join(format_change(change).replace("[", "\\[") for change in section.changes)
-            yield (
-                f"  change since step {first.number}, 95 % intervals ({section.source}, {section.n} prompts)  {changes}"
-            )
+            pairs = f"{section.source}, {section.n} prompts"
+            yield f"  change since step {first.number}, 95 % intervals ({pairs})  {changes}"
 
 
 def _rule(step: Step) -> str:
@@ -115,13 +114,6 @@ def _shown(value: float | None, digits: int = 3) -> str:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(max(seconds, 0.0)), 60)
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-
-
-def _steps_so_far(run_dir: Path) -> list[Step]:
-    try:
-        return read_steps(run_dir)
-    except RunError:
-        return []
 
 
 def _is_running(pid: int) -> bool:

@@ -1,6 +1,6 @@
 """What a conversion costs: images/s a core, and peak memory, beside `cp -r` and `datasets.map` in the same run.
 
-    python tests/benchmarks/conversion.py --folder /tmp/conversion       # minutes, 6 GB of disk
+    python benchmarks/conversion_speed.py --folder /tmp/conversion       # minutes, 6 GB of disk
 
 Makes 2,000 synthetic JPEGs (640 x 480, about 160 KB), converts them by path and embedded, once more as 20,000 rows
 (hard links), and reads an annotation file of COCO train's size (118,000 images, 850,000 boxes). Each line is a process
@@ -26,7 +26,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-COCO = Path(__file__).resolve().parents[2] / "data_preprocess" / "coco.py"
+COCO = Path(__file__).resolve().parents[1] / "data_preprocess" / "coco.py"
 N_IMAGES, N_MANY = 2_000, 20_000
 TRAIN_IMAGES, TRAIN_BOXES = 118_000, 850_000
 READ_ONLY = """
