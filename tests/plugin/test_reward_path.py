@@ -115,7 +115,7 @@ def test_the_guard_lets_single_failures_pass() -> None:
 def test_a_run_that_scores_nothing_is_ended(case: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("def mine(answer):\n    raise KeyError('nothing')\n")
-    settings = {"criteria": {"mine": {"judge": f"{file}:mine"}}} if case == "criterion" else {}
+    settings = {"criteria": {"mine": {"fn": f"{file}:mine"}}} if case == "criterion" else {}
     reward_manager = manager(**settings)
     reason = "nothing" if case == "criterion" else "got `int`"
     for number in range(MIN_ROWS - 1):

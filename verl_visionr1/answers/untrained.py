@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
 from verl_visionr1.answers.envelope import empty_answer, unwrap
-from verl_visionr1.answers.wording import Wording
 
 _UNIT_NUMBER = re.compile(r"[01]\.\d{3}")
 _LOCATION = re.compile(r"<loc([0-9]{4})>")
@@ -124,31 +123,23 @@ _CATEGORY_SET = (
     "Examine the image for any objects from the category set. Report the coordinates of each detected object. "
     "The category set includes {phrases}."
 )
-_ask = Wording(
+GRIFFON = AnswerFormat(
     "griffon",
+    parse_griffon,
+    "cat-[0.100,0.200,0.300,0.400]&dog-[0.500,0.500,0.900,1.000]",
     {
         "detection": _CATEGORY_SET,
         "grounding": "Can you point out {phrase} in the image and provide the coordinates of its location?",
         "counting": _CATEGORY_SET,
     },
     " If there is none, output None.",
-)
-
-GRIFFON = AnswerFormat(
-    name="griffon",
-    parse=parse_griffon,
-    instruct=_ask,
-    example="cat-[0.100,0.200,0.300,0.400]&dog-[0.500,0.500,0.900,1.000]",
     frames=("unit",),
 )
 PALIGEMMA = AnswerFormat(
-    name="paligemma",
-    parse=parse_paligemma,
-    instruct=Wording(
-        "paligemma",
-        {"detection": "detect {phrases}", "grounding": "detect {phrase}", "counting": "detect {phrase}"},
-        separator=" ; ",
-    ),
-    example="<loc0020><loc0010><loc0040><loc0030> cat ; <loc0060><loc0050><loc0080><loc0070> dog",
+    "paligemma",
+    parse_paligemma,
+    "<loc0020><loc0010><loc0040><loc0030> cat ; <loc0060><loc0050><loc0080><loc0070> dog",
+    {"detection": "detect {phrases}", "grounding": "detect {phrase}", "counting": "detect {phrase}"},
+    separator=" ; ",
     frames=("paligemma",),
 )

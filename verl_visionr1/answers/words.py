@@ -7,7 +7,6 @@ import re
 from verl_visionr1.answers.base import MAX_CHARS, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.envelope import after_reasoning, cut
 from verl_visionr1.answers.numbers import stated_numbers
-from verl_visionr1.answers.wording import Wording
 
 MAX_COUNT = 1e9
 """The largest valid count."""
@@ -112,27 +111,19 @@ def _read_boxed(body: str) -> tuple[str, bool]:
     return inner, False
 
 
-FORMATS: tuple[AnswerFormat, ...] = (
-    AnswerFormat(
-        "count",
-        parse_count,
-        Wording(
-            "count",
-            {"counting": "Count every {phrases} in the image and answer with the number alone."},
-            " If there is none, answer 0.",
-            separator=" and every ",
-            described={
-                "counting": "Count everything in the image that {phrases} describes and answer with the number alone."
-            },
-        ),
-        "7",
-        then="Answer with the number alone.",
-    ),
-    AnswerFormat(
-        "text",
-        parse_text,
-        Wording("text", {"text": "{phrase} Answer with the final answer alone."}, " If there is none, answer none."),
-        "a dog",
-    ),
+COUNT = AnswerFormat(
+    "count",
+    parse_count,
+    "7",
+    {"counting": "Count every {phrases} in the image and answer with the number alone."},
+    " If there is none, answer 0.",
+    separator=" and every ",
+    then="Answer with the number alone.",
 )
-"""Formats of numbers and words."""
+TEXT = AnswerFormat(
+    "text",
+    parse_text,
+    "a dog",
+    {"text": "{phrase} Answer with the final answer alone."},
+    " If there is none, answer none.",
+)

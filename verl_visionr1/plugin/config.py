@@ -19,10 +19,9 @@ from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.integrations.core import BY_VERL, REPORTED
 from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
-from verl_visionr1.rewards import Preset, RewardError, renamed
+from verl_visionr1.rewards import Preset, RewardError
 from verl_visionr1.rewards.base import require_one_of
 from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
-from verl_visionr1.rewards.renamed import current_name
 from verl_visionr1.rewards.run_settings import RewardSettings
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
@@ -96,8 +95,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         """
         if self.alarms == "off":
             return None
-        set_ = {name: value for name, value in self.alarms.items() if value is not None}
-        given = {current_name("alarms", name, renamed.ALARMS): value for name, value in set_.items()}
+        given = {name: value for name, value in self.alarms.items() if value is not None}
         _named(lambda: refuse_unknown(given, AlarmRules.__dataclass_fields__, "alarms"))
         rules = _named(lambda: AlarmRules(**given), "alarms.")
         return rules if rules.names else None

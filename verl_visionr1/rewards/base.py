@@ -18,7 +18,6 @@ import msgspec
 from verl_visionr1.answers import FORMATS, PARSERS, Answer
 from verl_visionr1.criteria import OFF, Thresholds
 from verl_visionr1.matching import MATCHERS, Matching
-from verl_visionr1.rewards import renamed
 from verl_visionr1.schedule import VISIONR1, Schedule
 from verl_visionr1.settings import SettingsError, needs_one_of
 from verl_visionr1.targets import TASKS, Target
@@ -162,12 +161,12 @@ def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[s
         raise RewardError(f"criteria.{name}.options: needs {', '.join(lacking)}, which has no default")
     named = tuple([p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
     for parameter in named:
-        if parameter not in CriterionInput.__struct_fields__ and parameter not in renamed.PARAMETERS:
+        if parameter not in CriterionInput.__struct_fields__:
             raise RewardError(
                 f"criteria.{name}: {_function_name(fn)}({', '.join(named)}): unknown parameter {parameter!r}; use some "
                 f"of {', '.join(CriterionInput.__struct_fields__)}, and put options after a *"
             )
-    return tuple([renamed.current_name(f"criteria.{name}: parameter", each, renamed.PARAMETERS) for each in named])
+    return named
 
 
 def _parameters(name: str, fn: CriterionFn) -> list[inspect.Parameter]:
@@ -291,8 +290,6 @@ class Preset:
     may_block: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        matching = renamed.current_name(f"preset {self.name}: matching", self.matching, renamed.MATCHINGS)
-        object.__setattr__(self, "matching", matching)
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
         for task in self.tasks or ("",):

@@ -24,9 +24,7 @@ import msgspec
 from verl_visionr1.criteria import CRITERIA, Thresholds
 from verl_visionr1.functions import PACKAGE_PREFIX, FunctionError, load_function, locate_function
 from verl_visionr1.gate import Gate
-from verl_visionr1.rewards import renamed
 from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset, RewardError, require_one_of
-from verl_visionr1.rewards.renamed import current_name, warn_renamed
 from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
@@ -45,19 +43,11 @@ class CriterionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         fn: a name in `criteria.CRITERIA`, `pkg://package.module:function` or `path/to/file.py:function`.
         weight: share in the reward; 0 reports the criterion without rewarding it.
         options: keyword-only parameters of the function.
-        judge: the old name of `fn`; accepted with a warning.
     """
 
     fn: str | None = None
     weight: float | None = None
     options: dict[str, Any] | None = None
-    judge: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.judge is not None:
-            warn_renamed("a criterion's `judge`", "`fn`")
-            msgspec.structs.force_setattr(self, "fn", self.fn or self.judge)
-            msgspec.structs.force_setattr(self, "judge", None)
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,7 +204,6 @@ def load_criterion(name: str, spec: str) -> CriterionFn:
         RewardError: no such function.
     """
     if ":" not in spec:
-        spec = current_name(f"criteria.{name}.fn", spec, renamed.CRITERIA)
         require_one_of(f"criteria.{name}.fn", spec, CRITERIA)
         return CRITERIA[spec]
     try:

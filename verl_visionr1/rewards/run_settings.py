@@ -13,7 +13,7 @@ import msgspec
 from verl_visionr1.rewards.base import Preset, RewardError
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
 from verl_visionr1.rewards.context import ValidationStage
-from verl_visionr1.rewards.presets import PRESETS, build_preset, find_preset_of
+from verl_visionr1.rewards.presets import PRESETS, build_preset, find_preset
 from verl_visionr1.rewards.routing import Routes, RouteSettings, routes_of
 
 
@@ -57,7 +57,7 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         Raises:
             RewardError: an unknown preset, criterion, format, or thresholds out of range.
         """
-        base = find_preset_of("preset", self.preset, self.known_presets)
+        base = find_preset(self.preset, self.known_presets, key="preset")
         changes = PresetSettings(
             weights=self.weights,
             criteria=self.criteria,
