@@ -134,15 +134,6 @@ def advance(gate: Gate, state: GateState, observation: Observation, n_stages: in
 
     Raises:
         ValueError: no stage, or bars that are not one per stage transition.
-
-    >>> gate, state = Gate(bar=0.6, window=2, patience=1), GateState()
-    >>> for step, mean in enumerate([0.5, 0.6, 0.7, 0.9]):
-    ...     state = advance(gate, state, Observation(step, state.stage, mean), n_stages=2)
-    ...     print(state.stage, state.windowed_mean(gate))
-    0 None
-    0 0.55
-    1 None
-    1 None
     """
     if n_stages < 1:
         raise ValueError(f"n_stages = {n_stages!r}: needs at least one")

@@ -129,10 +129,6 @@ def match_giou(answer: Answer, target: Target) -> Matching:
 
     There are as many pairs as possible (of one label, if labels matter), however far apart their boxes. So a box that
     misses its object still gets a value by its distance.
-
-    >>> cat = Target(task="grounding", size_wh=(10, 10), boxes_xyxy=[(0, 0, 2, 2)], labels=["cat"])
-    >>> match_giou(Answer(((6.0, 0.0, 8.0, 2.0),), ("cat",)), cat).ious
-    (-0.5,)
     """
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     groups: list[Group] = [(range(len(boxes_xyxy)), indexed.rows)]

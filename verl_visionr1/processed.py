@@ -43,9 +43,6 @@ class ImageProcessor:
 
     Raises:
         SizeError: a number that is not whole and positive, or max_pixels below min_pixels.
-
-    >>> PROCESSORS["qwen2.5-vl"].factor, PROCESSORS["qwen3-vl"].factor
-    (28, 32)
     """
 
     name: str
@@ -72,10 +69,6 @@ class ImageProcessor:
 
         Raises:
             SizeError: another kind of image processor, or an invalid budget.
-
-        >>> config = {"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 401408}
-        >>> ImageProcessor.from_config(config).max_pixels
-        401408
         """
         kind = str(config.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
         if kind not in _CLASS_DEFAULTS:

@@ -93,11 +93,7 @@ class Schedule:
 
     @property
     def is_moving(self) -> bool:
-        """Whether the thresholds depend on progress; False if training never leaves the first stage.
-
-        >>> staged(at=0.5).is_moving, staged(at=1.0).is_moving, constant(BEGINNER).is_moving
-        (True, False, False)
-        """
+        """Whether the thresholds depend on progress; False if training never leaves the first stage."""
         return self.final_stage > 0 or (self.interpolation != "step" and len(self.points) > 1)
 
     @property
@@ -109,9 +105,6 @@ class Schedule:
         """Return the last stage of a training whose last step is at `last_progress`.
 
         Between two points of "linear" and "cosine" it is the later one.
-
-        >>> staged(at=0.9).last_stage(0.8), staged(at=0.9).last_stage(0.9)
-        (0, 1)
         """
         stage = self.stage(last_progress)
         is_moving = self.interpolation != "step" and self.points[stage][0] < last_progress
@@ -155,19 +148,12 @@ def last_progress(total_steps: int, n_steps: int | None = None) -> float:
     Args:
         total_steps: steps that count as the whole of training.
         n_steps: steps that it takes, if more.
-
-    >>> last_progress(5), last_progress(10, 40), last_progress(10, 5)
-    (0.8, 1.0, 0.9)
     """
     return progress_at(max(total_steps, n_steps or 0), total_steps)
 
 
 def constant(thresholds: Thresholds) -> Schedule:
-    """Return a schedule with the same thresholds for the whole training.
-
-    >>> constant(BEGINNER)(0.9) == BEGINNER
-    True
-    """
+    """Return a schedule with the same thresholds for the whole training."""
     return Schedule(((0.0, thresholds),))
 
 
@@ -222,13 +208,7 @@ def switch_of(family: str) -> ModelSwitch:
 
 
 def follow_model(schedule: Schedule, family: str) -> Schedule:
-    """Apply a model family's default switch; a schedule that was set explicitly is unchanged.
-
-    >>> [follow_model(VISIONR1, family).stage(0.9) for family in ("qwen2.5-vl", "qwen3-vl")]
-    [0, 1]
-    >>> follow_model(staged(at=0.5), "qwen2.5-vl").stage(0.9)
-    1
-    """
+    """Apply a model family's default switch; a schedule that was set explicitly is unchanged."""
     return _switched(schedule, family) if schedule.follows_model else schedule
 
 
@@ -239,20 +219,12 @@ def _switched(schedule: Schedule, family: str) -> Schedule:
 
 
 def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """Move linearly from `first` to `last` between `begin` and `end`; constant outside.
-
-    >>> round(linear(BEGINNER, ADVANCED)(0.5).match_iou, 3)
-    0.625
-    """
+    """Move linearly from `first` to `last` between `begin` and `end`; constant outside."""
     return _ramp(first, last, begin, end, "linear")
 
 
 def cosine(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """Like `linear`, but slow at both ends (half a cosine wave).
-
-    >>> [round(cosine(BEGINNER, ADVANCED)(p).match_iou, 3) for p in (0.0, 0.25, 0.5, 1.0)]
-    [0.5, 0.537, 0.625, 0.75]
-    """
+    """Like `linear`, but slow at both ends (half a cosine wave)."""
     return _ramp(first, last, begin, end, "cosine")
 
 

@@ -29,13 +29,6 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
 
     Raises:
         SettingsError: not a mapping, an unknown key (with the nearest known one), or a value of the wrong type.
-
-    >>> class Weighted(msgspec.Struct):
-    ...     weight: float
-    >>> decoded({"wieght": 1}, Weighted, "criteria.recall")
-    Traceback (most recent call last):
-    ...
-    verl_visionr1.settings.SettingsError: criteria.recall.wieght: unknown key; did you mean weight?
     """
     _check_records(plain, struct, where)
     plain = _as_meant(plain, struct)
@@ -118,11 +111,7 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 
 
 def needs_one_of(given: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name.
-
-    >>> needs_one_of("originl", ["original", "unit"]), needs_one_of("x", ["original", "unit"])
-    ('needs one of original, unit; did you mean original?', 'needs one of original, unit')
-    """
+    """The end of a message about an unknown name."""
     known = list(known)
     return "; ".join(filter(None, (f"needs one of {', '.join(known)}", did_you_mean(given, known))))
 

@@ -36,11 +36,6 @@ def box_spans(text: str, answer: Answer) -> list[Span | None]:
     Args:
         text: the whole completion.
         answer: the answer that a parser of `PARSERS` read from it, in the model's units.
-
-    >>> from verl_visionr1.answers import parse_qwen_json
-    >>> text = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
-    >>> [(text[slice(*span.box)], text[slice(*span.label)]) for span in box_spans(text, parse_qwen_json(text))]
-    [('1, 2, 3, 4', 'cat')]
     """
     body = unwrap(text)[0]
     begin = max(text.rfind(body), 0) if body else 0

@@ -47,10 +47,6 @@ def parse_qwen2_vl(text: str) -> Answer:
     Objects follow each other; several boxes may follow one label. If the prompt names one phrase, the label may be
     missing. The text without tokens (`cat(x1,y1),(x2,y2)`) is well-formed too, since tokenizers may skip special
     tokens. `None` and `[]` are empty answers.
-
-    >>> tagged = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
-    >>> parse_qwen2_vl(tagged) == parse_qwen2_vl("cat(1,2),(3,4)")
-    True
     """
     return _parse(text, QWEN2_VL_TAGS)
 
@@ -60,9 +56,6 @@ def parse_internvl(text: str) -> Answer:
 
     If the prompt names one phrase, the label may be missing. The tokens may be missing, as in `parse_qwen2_vl`. The
     first sentence that InternVL was trained to write is no prose. `None` and `[]` are empty answers.
-
-    >>> parse_internvl("<ref>cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>").labels
-    ('cat', 'cat')
     """
     return _parse(text.replace(_INTERNVL_PREAMBLE, "", 1), INTERNVL_TAGS)
 

@@ -19,9 +19,6 @@ def parse_griffon(text: str) -> Answer:
 
     If the prompt names one phrase, its label may be missing: `[0.123,0.456,0.789,0.999]`. Well-formed numbers have
     exactly three decimals. The last `-` before the bracket ends the label.
-
-    >>> parse_griffon("traffic-light-[0.100,0.200,0.300,0.400]").labels
-    ('traffic-light',)
     """
     body, defects = unwrap(text)
     empty = empty_answer(body, defects)
@@ -76,10 +73,6 @@ def parse_paligemma(text: str) -> Answer:
 
     If the prompt names one phrase, the label may be missing. Empty answers: `None`, `[]`, or no text at all, since the
     prompt (`detect cat`) cannot ask for a word. Segmentation tokens are skipped.
-
-    >>> parse_paligemma("<loc0010><loc0020><loc0030><loc0040> cat ; <loc0000><loc0000><loc0512><loc1023> dog")
-    Answer(boxes_xyxy=((20.0, 10.0, 40.0, 30.0), (0.0, 0.0, 1023.0, 512.0)), labels=('cat', 'dog'), n_dropped=0, \
-defects=(), points_xy=(), count=None, text='')
     """
     body, defects = unwrap(text)
     if not body and defects == (Defect.EMPTY,):

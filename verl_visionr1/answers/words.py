@@ -22,14 +22,6 @@ def parse_count(text: str) -> Answer:
 
     Returns:
         An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
-
-    >>> parse_count("<think>3 here, 4 there</think><answer> 7 </answer>").count
-    7.0
-    >>> answer = parse_count("There are twenty-one cats.")
-    >>> answer.count, [defect.value for defect in answer.defects]
-    (21.0, ['prose'])
-    >>> parse_count("<think>7").count is None
-    True
     """
     body, defects = answer_in(text)
     if not body:
@@ -60,13 +52,6 @@ def parse_text(text: str) -> Answer:
 
     Returns:
         An `Answer` whose `text` is stripped and at most `MAX_CHARS` long; "" with a defect if there is no answer.
-
-    >>> parse_text("<think>It barks.</think><answer> a dog </answer>").text
-    'a dog'
-    >>> parse_text(r"So x is \boxed{\frac{1}{2}}.")
-    Answer(boxes_xyxy=(), labels=(), n_dropped=0, defects=(), points_xy=(), count=None, text='\\frac{1}{2}')
-    >>> parse_text("<think>It barks").defects
-    (<Defect.NO_ANSWER: 'no_answer'>,)
     """
     body, defects = answer_in(text)
     return Answer(text=body, defects=defects if body else defects or (Defect.NO_TEXT,))

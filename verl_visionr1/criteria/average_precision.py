@@ -126,9 +126,6 @@ def rank_matches(
 
     Returns:
         For each tau a list of P target indices; -1 for none.
-
-    >>> rank_matches(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
-    [[0, -1], [-1, 0]]
     """
     candidates: list[Candidates] = [[] for _ in range(len(iou_pt))]
     rows, columns = np.nonzero(iou_pt >= taus[0])
@@ -160,9 +157,6 @@ def ap_of_ranking(hits: Sequence[bool], n_target: int) -> float:
     Args:
         hits: for each prediction, best score first, whether it is a true positive.
         n_target: number of targets, at least 1.
-
-    >>> round(ap_of_ranking([True], 2), 5), round(ap_of_ranking([False, True], 1), 5)
-    (0.50495, 0.5)
     """
     ranks = [rank for rank, hit in enumerate(hits, start=1) if hit]
     best, total = 0.0, 0.0

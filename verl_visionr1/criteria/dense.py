@@ -160,20 +160,13 @@ def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
     Args:
         box_xyxy: target box in pixels of the original image.
         grid_wh: smallest step of the model's frame, in pixels of the original image; 0 for a frame without steps.
-
-    >>> round(reachable_iou((0.0, 0.0, 20.0, 20.0), (1.0, 1.0)), 4)
-    0.9025
     """
     x1, y1, x2, y2 = box_xyxy
     return max(1.0 - grid_wh[0] / (x2 - x1), STEP_IOU) * max(1.0 - grid_wh[1] / (y2 - y1), STEP_IOU)
 
 
 def widen(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
-    """Widen the box around its middle to at least one step in each direction, the smallest size a frame can write.
-
-    >>> widen((2.0, 0.0, 3.0, 50.0), (4.0, 4.0))
-    (0.5, 0.0, 4.5, 50.0)
-    """
+    """Widen the box around its middle to at least one step in each direction, the smallest size a frame can write."""
     x1, y1, x2, y2 = box_xyxy
     more_x, more_y = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0, max(grid_wh[1] - (y2 - y1), 0.0) / 2.0
     return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y

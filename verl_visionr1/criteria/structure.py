@@ -137,9 +137,6 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
 
     Raises:
         ValueError: n below 1.
-
-    >>> no_repetition("a b a b a b", n=2)
-    0.4
     """
     if n < 1:
         raise ValueError(f"no_repetition: n = {n!r}: needs a whole number of at least 1")
@@ -148,11 +145,7 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
 
 
 def distinct_share(items: Sequence[Hashable]) -> float:
-    """Share of distinct items; 1.0 for none.
-
-    >>> distinct_share("aab"), distinct_share("")
-    (0.6666666666666666, 1.0)
-    """
+    """Share of distinct items; 1.0 for none."""
     return len(set(items)) / len(items) if items else 1.0
 
 

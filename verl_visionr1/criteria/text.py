@@ -40,13 +40,7 @@ _FACTORIAL_END = re.compile(r"[\d)\]}]!")
 
 
 def normal_text(text: str) -> str:
-    """Normalize a text for comparison.
-
-    >>> normal_text(' **A  Red\\nbus.** ')
-    'a red bus'
-    >>> normal_text("$.25"), normal_text("$x$."), normal_text("3!")
-    ('$.25', 'x', '3!')
-    """
+    """Normalize a text for comparison."""
     text = normalize_text(text).lstrip(_BEFORE)
     end = text.rstrip(_AFTER)
     if _FACTORIAL_END.match(text, len(end) - 1):
@@ -78,11 +72,7 @@ _PLAIN_WORD = re.compile(r"\w+")
 
 
 def named_option(text: str, choices: Sequence[str]) -> int | None:
-    """Return the index of the option that a text names; None for none or several.
-
-    >>> [named_option(text, ["a cat", "a dog"]) for text in ("(B)", "b. A dog", "A dog", "It is A.", "A or B", "C")]
-    [1, 1, 1, 0, None, None]
-    """
+    """Return the index of the option that a text names; None for none or several."""
     if not text or len(text) > MAX_CHOICE_CHARS:
         return None
     text = normalize_text(text, fold_case=False)  # full-width letters and brackets

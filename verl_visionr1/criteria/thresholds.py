@@ -63,11 +63,7 @@ OFF = Thresholds(match_iou=0.5, recall_floor=0.0, recall_full=1.0, iou_floor=0.5
 
 
 def differentiate(x: float, floor: float, full: float) -> float:
-    """Eq. 8: f(x) = 0 below `floor`, 1 from `full` on, x between, including both bounds.
-
-    >>> [differentiate(x, 0.5, 0.75) for x in (0.49, 0.5, 0.6, 0.75)]
-    [0.0, 0.5, 0.6, 1.0]
-    """
+    """Eq. 8: f(x) = 0 below `floor`, 1 from `full` on, x between, including both bounds."""
     if x < floor - EPSILON:
         return 0.0
     return 1.0 if x >= full - EPSILON else x

@@ -109,10 +109,6 @@ class Criterion:
     Raises:
         RewardError: a weight that is not a finite number >= 0, no plain function, a parameter that `CriterionInput`
             does not have, an unknown option, or a missing one.
-
-    >>> from verl_visionr1.criteria import well_formed
-    >>> Criterion("format", well_formed, 0.5).weight
-    0.5
     """
 
     name: str

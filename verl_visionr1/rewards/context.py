@@ -38,11 +38,7 @@ class Context:
     last_progress: float = 1.0
 
     def to_wire(self) -> dict[str, Any]:
-        """Convert to plain values for verl's batches. `from_wire` is the inverse.
-
-        >>> Context.from_wire(Context(0.5, gates={"coco": 1}).to_wire()).gates
-        {'coco': 1}
-        """
+        """Convert to plain values for verl's batches. `from_wire` is the inverse."""
         gates = None if self.gates is None else dict(self.gates)
         plain: dict[str, Any] = {"progress": self.progress, "is_validation": self.is_validation, "gates": gates}
         return plain | {"last_progress": self.last_progress}

@@ -60,11 +60,7 @@ def _matched_at(match_iou: float) -> Thresholds:
 
 
 def _counting() -> Iterator[Preset]:
-    """Counting, as a number or as the length of a list; the format is easy and counts half.
-
-    `counting` rewards the exact count and nearness to it equally. Exactness alone gives a group of wrong guesses no
-    gradient; nearness alone lets training settle beside the true count.
-    """
+    """Counting, as a number or as the length of a list; the format is easy and counts half."""
     exact, near, reported = ("count_exact", 1.0), ("count_fuzzy", 1.0), ("count_exact", 0.0)
     both = _criteria(0.5, exact=exact, near=near)
     fuzzy, mra = (_criteria(0.5, **{name: (f"count_{name}", 1.0)}, exact=reported) for name in ("fuzzy", "mra"))

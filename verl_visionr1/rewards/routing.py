@@ -58,11 +58,6 @@ class Routes:
 
     Raises:
         RewardError: an unknown task, values without a column or a column without values.
-
-    >>> routes = Routes(PRESETS["visionr1"], by_source={"odd/*": PRESETS["visionr1-paper"]})
-    >>> target = Target(task="grounding", size_wh=(64, 64))
-    >>> routes.preset_for(target, "odd/scenes").name, routes.preset_for(target, "coco").name
-    ('visionr1-paper', 'visionr1')
     """
 
     default: Preset

@@ -146,11 +146,7 @@ def answer_format(completion: str) -> float:
 
 
 def between(text: str, opening: str, closing: str) -> Iterator[str]:
-    """Yield the text between each opening and the next closing, from left to right without overlap.
-
-    >>> list(between("<a>1<a>2</a>3</a><a>4</a><a>", "<a>", "</a>"))
-    ['1<a>2', '4']
-    """
+    """Yield the text between each opening and the next closing, from left to right without overlap."""
     end = 0
     while (start := text.find(opening, end)) >= 0:
         start += len(opening)

@@ -128,9 +128,6 @@ def normal_latex(text: str) -> str:
 
     Raises:
         ValueError: where the released code crashes: several units, an empty root or fraction, `a/b` without numbers.
-
-    >>> normal_latex(r"x = \dfrac12 \text{ cm}"), normal_latex("1/2"), normal_latex(r"50\%")
-    ('\\frac{1}{2}', '\\frac{1}{2}', '50')
     """
     form = text
     for dropped in _DROPPED:
@@ -221,10 +218,7 @@ def _is_verified(predicted: str, gold: str) -> bool:
 
 
 def _last_boxed(text: str) -> str | None:
-    r"""Return the content of the last `\boxed{}`; the whole text without one; None where the released code crashes.
-
-    It crashes at a `\boxed` without a brace after it, and at `\fbox{}`. Unpaired braces give the whole text.
-    """
+    r"""Return the content of the last `\boxed{}`; the whole text without one; None where the released code crashes."""
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
     start = text.rfind("\\boxed")
@@ -292,10 +286,7 @@ _OBJECT = re.compile(r"\{[^{}]*\}?")
 
 
 def _repaired(part: str) -> list[Any]:
-    """Return the objects of a broken list: with single quotes, surplus commas, or a truncated end.
-
-    The released code calls json_repair, which repairs more; on the errors of models both find the same objects.
-    """
+    """Return the objects of a broken list: with single quotes, surplus commas, or a truncated end."""
     items: list[Any] = []
     for match in _OBJECT.finditer(part):
         chunk = _LAST_COMMA.sub(r"\1", match.group())
