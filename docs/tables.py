@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 import typer
 from typer.testing import CliRunner
 
-from verl_visionr1.alarm_rules import AlarmRules
+from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.cli import app
 from verl_visionr1.conversion.flags import Flags

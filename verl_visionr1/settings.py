@@ -39,7 +39,7 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
         key = path.rstrip("`").replace("[...]", "").lstrip(".")
         dotted = ".".join(filter(None, (where, key)))
         value = _at(plain, key)
-        raise SettingsError(f"{dotted} = {value!r}: {_advice(struct, key, value) or reason}") from None
+        raise SettingsError(f"{dotted} = {value!r}: {_advice(struct, key, value, reason)}") from None
 
 
 def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> None:
@@ -116,14 +116,19 @@ def needs_one_of(given: object, known: Iterable[str]) -> str:
     return "; ".join(filter(None, (f"needs one of {', '.join(known)}", did_you_mean(given, known))))
 
 
-def _advice(struct: Any, dotted: str, value: object) -> str | None:
-    """The choices of a key, if it has some."""
+def _advice(struct: Any, dotted: str, value: object, reason: str) -> str:
+    """What is allowed: the choices of a key, or msgspec's reason."""
     hint: Any = struct
     for key in dotted.split("."):
         inner = _struct_in(hint)
         hint = get_type_hints(inner).get(key) if inner is not None else None
     choices = _choices(hint)
-    return needs_one_of(value, choices) if choices else None
+    if not choices:
+        return reason
+    others = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    if all(part is type(None) or get_origin(part) is Literal for part in others):
+        return needs_one_of(value, choices)
+    return f"{reason}, or {', '.join(choices)}"
 
 
 def _at(plain: Any, dotted: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_visionr1.alarm_rules import ALARMS, AlarmRules
+from verl_visionr1.alarms import ALARMS, AlarmRules
 from verl_visionr1.alarms import TO_SIGMA, TRACKED, AlarmState, Batch, Track, advance, changes, reading
 
 RULES = AlarmRules()

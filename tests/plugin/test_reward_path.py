@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 from verl_rows import ANSWER, TARGET, CharTokenizer, config_of, infos_of, judged, manager, trajectory, write_rows
 
 from verl_visionr1 import score
-from verl_visionr1.alarm_rules import AlarmRules
-from verl_visionr1.alarms import AlarmState, Batch, advance
+from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance
 from verl_visionr1.plugin.config import ConfigError
 from verl_visionr1.plugin.delegation import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import MIN_PROMPTS, MIN_ROWS, NothingScoredError, ScoringGuard
