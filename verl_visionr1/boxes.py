@@ -1,8 +1,8 @@
 """Geometry of xyxy boxes: area, overlap, pairwise IoU and GIoU.
 
-Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)` (no
-"+1"). P counts predicted, T target boxes: `iou_pt[p, t]`. Boxes are passed as tuples: they are few, hashable and cheap
-to pickle. Arrays are used only for many pairs (below about eight boxes plain Python is faster than numpy).
+Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)`. P
+counts predicted, T target boxes: `iou_pt[p, t]`. Arrays are used only for many pairs: below about eight boxes plain
+Python is faster.
 """
 
 from __future__ import annotations
@@ -57,11 +57,7 @@ def as_array(boxes_xyxy: Sequence[Box]) -> Array:
 
 
 def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
-    """IoU of each predicted box with each target box.
-
-    Returns:
-        Array of shape (P, T); entry [p, t] in [0, 1]. P = 0 or T = 0 gives an empty array of that shape.
-    """
+    """IoU in [0, 1] of each of P predicted boxes with each of T target boxes, shape (P, T)."""
     return array_iou(as_array(predicted_xyxy), as_array(target_xyxy))
 
 
@@ -95,10 +91,7 @@ def array_intersection(p_xyxy: Array, t_xyxy: Array) -> tuple[Array, Array]:
 
 
 def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
-    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]; shape (P, T) as in `pairwise_iou`.
-
-    nan if an area over- or underflows.
-    """
+    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1], shape (P, T); nan if an area over- or underflows."""
     p, t = np.transpose(as_array(predicted_xyxy)), np.transpose(as_array(target_xyxy))
     shared, union = _shared_and_union(p, t)
     hull = (np.maximum(p[2, :, None], t[2]) - np.minimum(p[0, :, None], t[0])) * (

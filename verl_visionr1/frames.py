@@ -145,11 +145,7 @@ MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
 
 
 def frame_named(name: str) -> Frame:
-    """Return the frame of that name.
-
-    Raises:
-        FrameError: no such frame; the message lists the known ones.
-    """
+    """Return the frame of that name; FrameError lists the known ones."""
     try:
         return FRAMES[name]
     except KeyError:

@@ -22,12 +22,9 @@ class FunctionError(ValueError):
 
 
 def load_function(place: str) -> Callable[..., Any]:
-    """Load the function at `pkg://package.module:function` or `path/to/file.py:function`.
+    """Load the function at `pkg://package.module:function` or `path/to/file.py:function`, a file once per process.
 
-    A file is loaded once per process, by whatever path.
-
-    Raises:
-        FunctionError: no such module, file or function, or an exception while it is loaded.
+    FunctionError: no such module, file or function, or an exception while it is loaded.
     """
     where, separator, name = place.removeprefix(PACKAGE_PREFIX).rpartition(":")
     if not separator or not where or not name:

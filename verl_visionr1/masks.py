@@ -1,8 +1,7 @@
 """COCO masks, and whether a point is inside one, without building an image array.
 
 A mask is a set of outlines (polygons) or a run-length code. Pixel (column, row) covers the square from (column, row)
-to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection (pycocotools
-first decodes the code into an image).
+to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection.
 """
 
 from __future__ import annotations
@@ -127,9 +126,6 @@ def area(mask: Mask) -> float:
     return float(sum(end - start for start, end in _runs(mask)))
 
 
-# --- polygons --------------------------------------------------------------------------------------------------------
-
-
 def _outline_area(outline: Sequence[float]) -> float:
     x0, y0 = outline[0], outline[1]  # from a corner, so that an outline far from 0 loses no digits
     corners = [(outline[i] - x0, outline[i + 1] - y0) for i in range(0, len(outline), 2)]
@@ -198,9 +194,6 @@ def _outlines(polygons: Any) -> tuple[tuple[float, ...], ...]:
             raise ValueError(f"{where}: needs finite numbers")
         outlines.append(outline)
     return tuple(outlines)
-
-
-# --- run-length codes ------------------------------------------------------------------------------------------------
 
 
 def _run_ends(mask: Mask) -> tuple[int, ...]:

@@ -122,13 +122,7 @@ def gaps(text: str, groups: Sequence[Group]) -> list[str]:
 
 
 def list_defect(text: str, groups: Sequence[Group], openings: str = "[(") -> Defect | None:
-    """Return the defect of `text` as one group, or as one bracketed list of groups; None if it has none.
-
-    Args:
-        text: the answer.
-        groups: all its `number_groups`.
-        openings: opening brackets allowed around a group.
-    """
+    """Return the defect of `text` as one group, or as one bracketed list of `groups` (all its `number_groups`)."""
     if not groups:
         return Defect.TRUNCATED if text[:1] in ("[", "(") and is_cut_off(text) else Defect.NO_LIST
     first, *between, last = gaps(text, groups)

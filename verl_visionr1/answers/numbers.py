@@ -117,8 +117,6 @@ def _apply_sign(text: str, number: Number) -> Number:
     return number if minus is None else number._replace(value=-number.value, start=minus.start())
 
 
-# ---------------------------------------------------------------------------------------------- digits
-
 # Starts at a digit that does not follow a letter, digit, dot or ^. No part can match in two ways.
 _DIGITS = re.compile(r"(?<![\w.^])[-+]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
 _AFTER = re.compile(
@@ -165,8 +163,6 @@ def _value(token: str) -> float:
         return -math.inf if token.startswith("-") else math.inf
     return float(token)
 
-
-# ---------------------------------------------------------------------------------------------- English
 
 _WORD = re.compile(r"[A-Za-z]+")
 _SMALL_WORDS = (
@@ -246,8 +242,6 @@ def _in_words(text: str) -> Iterator[Number]:
     if count is not None:
         yield count.number()
 
-
-# ---------------------------------------------------------------------------------------------- Chinese
 
 _CHINESE_DIGITS = {char: float(i) for i, char in enumerate("〇一二三四五六七八九")} | {"零": 0.0, "两": 2.0, "兩": 2.0}
 _CHINESE_UNITS = {"十": 10.0, "廿": 20.0, "卅": 30.0, "百": 100.0, "千": 1000.0}

@@ -62,10 +62,8 @@ def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item]
 
 
 def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:
-    """Read the objects with the key `kind` (one of `OTHERS`), in the order of the text.
-
-    An object with only another kind's key is of the wrong kind. One without any of these keys is no prediction. Linear
-    time: the objects do not overlap.
+    """Read the objects with the key `kind` (one of `OTHERS`), in the order of the text, in linear time. One with only
+    another kind's key is of the wrong kind; one without any of these keys is no prediction.
     """
     if is_none(body):
         return Answer((), (), 0, envelope_defects)

@@ -15,14 +15,9 @@ _LABEL = "\0"  # replaces the token that opens a label
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """The markup of a model family's boxes.
+    """The markup of a model family's boxes: the tokens around a label, and around a box or the list of a label's boxes.
 
-    Attributes:
-        label: the tokens around a label.
-        box: the tokens around a box, or around the list of a label's boxes.
-        as_corners: a box is two points `(x1,y1),(x2,y2)`; else `[x1, y1, x2, y2]` in a list.
-        bracket: the bracket that opens a point or a box.
-        any_tag: a pattern that matches any of the tokens.
+    `as_corners`: a box is two points `(x1,y1),(x2,y2)`; else `[x1, y1, x2, y2]` in a list.
     """
 
     label: tuple[str, str]

@@ -15,13 +15,9 @@ MAX_COUNT = 1e9
 def parse_count(text: str) -> Answer:
     r"""Read a count: `7`, `seven`, `<answer> 7 </answer>`, `\boxed{7}`, `There are 7 cats.`, `no cats`.
 
-    The answer is the text that `parse_text` reads; the one number in it is the count (`numbers.stated_numbers`).
-    Without a number, "no" and "none" are 0. Several different numbers are no count; numbers in the reasoning are never
-    read. Well-formed: the number alone, optionally with markup or a full stop. A list of boxes or points is no number:
-    the preset `counting-list` takes its length. Negative, infinite and larger numbers than `MAX_COUNT` are no count.
-
-    Returns:
-        An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
+    The count is the one number in the text that `parse_text` reads, finite and in [0, `MAX_COUNT`]; several different
+    ones are no count. Without a number, "no" and "none" are 0. Well-formed: the number alone, optionally with markup or
+    a full stop. A list of boxes or points is no number: the preset `counting-list` takes its length.
     """
     body, defects = answer_in(text)
     if not body:
@@ -47,11 +43,8 @@ def parse_count(text: str) -> Answer:
 def parse_text(text: str) -> Answer:
     r"""Read an answer in words: the text after `</think>`; of that, the last `<answer>`, GLM box or `\boxed{}`, if any.
 
-    Well-formed: some text; tags are optional, but closed, and there is no text around `<answer>`. Text around a GLM
-    box or `\boxed{}` is no defect: models introduce them with words. Reasoning that is never closed is no answer.
-
-    Returns:
-        An `Answer` whose `text` is stripped and at most `MAX_CHARS` long; "" with a defect if there is no answer.
+    Well-formed: some text; tags are optional, but closed, and there is no text around `<answer>` (around a GLM box or
+    `\boxed{}` it is no defect). Reasoning that is never closed is no answer.
     """
     body, defects = answer_in(text)
     return Answer(text=body, defects=defects if body else defects or (Defect.NO_TEXT,))

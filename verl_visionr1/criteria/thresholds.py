@@ -1,9 +1,12 @@
-"""The thresholds of the criteria, and the differentiation of Eq. 8 (arXiv 2503.18013)."""
+"""What criteria share: thresholds, the differentiation of Eq. 8 (arXiv 2503.18013), and the mark of slow ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
+F = TypeVar("F", bound=Callable[..., float])
 EPSILON = 1e-9
 """Rounding error of an IoU after a change of frame."""
 
@@ -67,3 +70,16 @@ def differentiate(x: float, floor: float, full: float) -> float:
     if x < floor - EPSILON:
         return 0.0
     return 1.0 if x >= full - EPSILON else x
+
+
+def needs(module: str, *, may_block: bool = False) -> Callable[[F], F]:
+    """Mark a criterion that needs a package of the extra `text`: without it a run that uses it does not start.
+
+    `may_block`: it may take milliseconds or seconds, so training scores its rows in a thread.
+    """
+
+    def mark(fn: F) -> F:
+        fn.needs, fn.may_block = module, may_block  # type: ignore[attr-defined]
+        return fn
+
+    return mark

@@ -319,22 +319,14 @@ class Preset:
         return {criterion.name: criterion.weight for criterion in self.criteria}
 
     def require_installed(self) -> None:
-        """Check that the packages of all criteria are installed.
-
-        Raises:
-            RewardError: a missing package; the message names the criterion, the package, and what to install.
-        """
+        """Check that the packages of all criteria are installed; RewardError names what to install."""
         for criterion in self.criteria:
-            module, install = getattr(criterion.fn, "needs", ("", ""))
+            module = getattr(criterion.fn, "needs", "")
             if module and importlib.util.find_spec(module) is None:
-                raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install '{install}'")
+                raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install 'verl-visionr1[text]'")
 
     def require_task(self, target: Target) -> None:
-        """Check that the preset scores the target's task; detection and grounding count as one.
-
-        Raises:
-            RewardError: another task; the message names both.
-        """
+        """Check that the preset scores the target's task (detection and grounding count as one), else RewardError."""
         if target.task in self.tasks:
             return
         if target.task not in BOX_TASKS or not {*self.tasks} & {*BOX_TASKS}:
