@@ -72,13 +72,6 @@ def test_point_in_box(answer: Answer, target: Target, expected: float) -> None:
 
 def test_options() -> None:
     assert point_in_box(points(IN_A, IN_B), CAT_DOG, GRID, use_labels=False) == 1.0
-    answer = Answer(boxes_xyxy=(B, A), labels=("", ""))
-    for criterion in (point_in_box, point_in_mask, point_distance):
-        assert criterion(answer, boxes(A, B), GRID, box_centres=True) == 1.0
-        assert criterion(answer, boxes(A, B), GRID) == 0.0
-    assert click(answer, boxes(A), GRID, box_centres=True) == 0.5
-    answer = Answer(boxes_xyxy=(B, A), labels=("dog", "cat"))
-    assert point_in_box(answer, CAT_DOG, GRID, box_centres=True) == 1.0
 
 
 BAD_OPTIONS = {

@@ -88,7 +88,3 @@ def test_released_on_an_image_without_objects() -> None:
     for text, expected in (("[]", (0, 1, 1)), ("nothing", (1, 1, 1)), (said(CAT), (0, 0, 0))):
         metrics = score(text, NEGATIVE, preset="visionr1-released").metrics
         assert tuple(metrics[name] for name in VISIONR1) == expected
-
-
-def test_released_is_a_sum() -> None:
-    assert score(f"```json\n{said(CAT, DOG)}\n```", TARGET, preset="visionr1-released").value == 3.0
