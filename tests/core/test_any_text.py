@@ -47,7 +47,7 @@ def mutated(seed: tuple) -> str:
 any_text = garbage | json_values | st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | mutations.map(mutated)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(text=any_text)
 def test_no_text_makes_a_parser_raise(text: str) -> None:
     for name, parse in PARSERS.items():
@@ -66,7 +66,7 @@ def test_no_text_makes_a_parser_raise(text: str) -> None:
 QUICK = [name for name in PRESETS if not PRESETS[name].may_block]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(text=any_text, frame=st.sampled_from(list(FRAMES)), progress=st.none() | st.floats(0, 1))
 def test_no_text_makes_a_preset_raise(text: str, frame: str, progress: float | None) -> None:
     for name in QUICK:
@@ -151,9 +151,9 @@ AROUND: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("name", AROUND)
 def test_what_is_around_an_answer_is_read_in_linear_time(name: str) -> None:
-    tags = [tag for pair in (*TOOL_CALLS, *TOOL_RESPONSES, *REASONING_TAGS) for tag in pair]
+    tags = [tag for pairs in (TOOL_CALLS, TOOL_RESPONSES, REASONING_TAGS) for pair in pairs[:3] for tag in pair]
     for piece in (*HEADERS, *tags, "a ", "{", "```"):
-        text = piece * (400_000 // len(piece)) + "7"
+        text = piece * (200_000 // len(piece)) + "7"
         assert not grows_too_fast(lambda n, text=text: AROUND[name](text[:n]), len(text)), piece
 
 

@@ -130,9 +130,7 @@ def test_no_rounding_falls_below_the_reachable_iou(
         assert iou(said, widen(box, step)) >= limit - 1e-9, "the cell in which its middle lies"
 
 
-@pytest.mark.parametrize("n_w", [2, 3, 10, 100])
-@pytest.mark.parametrize("n_h", [2, 7, 50])
-@pytest.mark.parametrize("step", [0.25, 1.0, 2.5])
+@pytest.mark.parametrize(("n_w", "n_h", "step"), [(2, 2, 0.25), (3, 7, 1.0), (10, 50, 2.5), (100, 7, 1.0)])
 def test_the_reachable_iou_is_reached(n_w: int, n_h: int, step: float) -> None:
     """Half-way edges that all round inwards: the bound is no lower than it must be."""
     box = (step / 2, step / 2, step * (n_w + 0.5), step * (n_h + 0.5))

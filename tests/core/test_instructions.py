@@ -135,7 +135,7 @@ def test_wordings_are_those_of_the_papers_and_model_cards(question: tuple, expec
 
 
 def test_the_default_instruction_is_that_of_qwen_json() -> None:
-    assert FORMATS["qwen-json"].instruct is instruction
+    assert FORMATS["qwen-json"].instruct == instruction
     with pytest.raises(ValueError, match=r"\['two', 'phrases'\]: task 'grounding' needs a list of one phrase"):
         instruction("grounding", ["two", "phrases"])
 

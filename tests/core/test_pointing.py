@@ -203,7 +203,7 @@ def test_distance_falls_all_the_way() -> None:
         assert point_distance(far, boxes(A, B), GRID, relative_to=relative_to) == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(8))
 def test_distance_finds_the_best_pairs(seed: int) -> None:
     """Against every assignment, with and without labels."""
     rng = random.Random(seed)
@@ -229,7 +229,7 @@ def test_distance_finds_the_best_pairs(seed: int) -> None:
     assert point_distance(answer, boxes(*targets, labels=labels), GRID) == pytest.approx(best / n)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(8))
 def test_in_box_finds_the_most_pairs(seed: int) -> None:
     rng = random.Random(seed)
     n_p, n_t = rng.randint(1, 6), rng.randint(1, 5)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pointed import CAT_DOG, GRID, NOWHERE, WH, A, B, Criterion, boxes, points
 
@@ -66,6 +66,7 @@ def reordered(target: Target, order: Sequence[int]) -> Target:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=30)
 @given(data=st.data(), answer=any_answer, target=any_target())
 def test_any_answer_has_a_value_that_order_does_not_change(
     name: str, data: st.DataObject, answer: Answer, target: Target
@@ -87,6 +88,7 @@ def test_any_answer_has_a_value_that_order_does_not_change(
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
+@settings(max_examples=30)
 @given(answer=any_answer, target=any_target())
 def test_junk_and_duplicates_never_help(name: str, answer: Answer, target: Target) -> None:
     """A further point that is not an object's own lowers the value, or leaves it where it was for want of points."""

@@ -137,11 +137,13 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize(("overlap", "progress", "expected"), [(*key, value) for key, value in STAGES.items()])
-def test_stages_and_their_bounds(
-    frame: str, overlap: float, progress: float | None, expected: tuple[float, float]
-) -> None:
+def test_stages_and_their_bounds(overlap: float, progress: float | None, expected: tuple[float, float]) -> None:
+    for frame in FRAMES:
+        check_stage(frame, overlap, progress, expected)
+
+
+def check_stage(frame: str, overlap: float, progress: float | None, expected: tuple[float, float]) -> None:
     size_wh, processed_wh = (641, 479), (644, 476)
     preset = replace(PRESETS["visionr1"], schedule=staged())  # the default follows the frame's family
     for box in ((100, 100, 200, 200), (13, 7, 606, 470), (600, 400, 610, 410)):

@@ -31,7 +31,7 @@ BAD_SETTINGS = {
     "unknown turns": ({"turns": "last"}, "visionr1.turns = 'last': needs one of auto, template, mask, whole"),
     "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
     "unknown criterion's judge": ({"criteria": {"a": {"fn": "b"}}}, "visionr1.criteria.a.fn = 'b': needs one of"),
-    "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting: preset = 'x': needs"),
+    "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting = 'x': needs"),
     "misspelt key of a preset": (
         {"presets": {"a": {"bse": "b"}}},
         "visionr1.presets.a.bse: unknown key; did you mean base?",

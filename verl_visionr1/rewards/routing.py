@@ -120,19 +120,13 @@ def _column(row: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 def routes_of(settings: RouteSettings, default: Preset, known: Mapping[str, Preset] = PRESETS) -> Routes:
     """Build the routes from their settings; RewardError: an unknown task or preset, or a column without values."""
 
-    def presets(rules: Mapping[str, str], where: str) -> dict[str, Preset]:
-        found: dict[str, Preset] = {}
-        for key, spec in rules.items():
-            try:
-                found[key] = find_preset(spec, known)
-            except RewardError as error:
-                raise RewardError(f"routes.{where}.{key}: {error}") from None
-        return found
+    def presets(where: str, rules: Mapping[str, str]) -> dict[str, Preset]:
+        return {key: find_preset(spec, known, key=f"routes.{where}.{key}") for key, spec in rules.items()}
 
     return Routes(
         default,
-        by_task=presets(settings.task, "task"),
-        by_source=presets(settings.data_source, "data_source"),
-        by_column=presets(settings.values, "values"),
+        by_task=presets("task", settings.task),
+        by_source=presets("data_source", settings.data_source),
+        by_column=presets("values", settings.values),
         column=tuple(settings.column.split(".")) if settings.column else (),
     )
