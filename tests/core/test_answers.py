@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_visionr1.answers import (
@@ -269,6 +269,7 @@ simple = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(simple, st.integers(0, 400))
 def test_a_cut_answer_keeps_its_complete_objects(written: list[dict], n_kept: int) -> None:
     whole, text = parse_qwen_json(json.dumps(written)), json.dumps(written)[:n_kept]

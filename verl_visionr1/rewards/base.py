@@ -101,10 +101,8 @@ class Criterion:
             options.
         weight: share in the reward.
         options: values of keyword-only parameters, over their defaults.
-        call: `CriterionInput` -> float: the function with its fields and options bound.
-        looks_at: the fields of `CriterionInput` that it names.
-        may_block: whether it may take longer than microseconds: functions from outside the package, and those with an
-            attribute `may_block`.
+        call: `CriterionInput` -> float: the function with its fields (`looks_at`) and options bound.
+        may_block: whether it may take longer than microseconds: so may functions from outside the package.
 
     Raises:
         RewardError: a weight that is not a finite number >= 0, no plain function, a parameter that `CriterionInput`
@@ -261,10 +259,6 @@ class Preset:
         is_sum: the value is the weighted sum of the criteria instead of their weighted mean.
         accuracy: name of the criterion that is reported as "accuracy"; None: F1 at IoU .5.
         source: paper and equation, or file of the released code.
-        measure: the criterion that `accuracy` names, or None.
-        looks_at: the fields of `CriterionInput` that its criteria name.
-        divisor: divisor of the weighted sum.
-        may_block: whether one of its criteria may take longer than microseconds.
 
     Raises:
         RewardError: unknown task, answer format or matching, no criteria, a name used twice or taken from

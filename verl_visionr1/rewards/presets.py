@@ -33,7 +33,7 @@ def _boxes() -> Iterator[Preset]:
     reported = {name: (name, 0.0) for name in ("ap", "ap50", "weighted_sum")}
     yield Preset(
         "vlmr1-ovd",
-        _criteria(od_length=("od_length", 1.0), **reported),
+        _criteria(1.0, od_length=("od_length", 1.0), **reported),
         schedule=constant(OFF),
         source="arXiv 2504.07615, Eq. 7-8, repaired",
     )
@@ -51,7 +51,7 @@ def _boxes() -> Iterator[Preset]:
         ("rec-hit", "hit", "hit_over_max", "accuracy at IoU .5, the measure of RefCOCO"),
     ):
         matching = "giou" if metric == "giou" else "class_aware"
-        criteria = _criteria(**{metric: (fn, 1.0)})
+        criteria = _criteria(1.0, **{metric: (fn, 1.0)})
         yield Preset(name, criteria, schedule=constant(OFF), matching=matching, source=source)
 
 
