@@ -74,6 +74,8 @@ def test_no_text_makes_a_preset_raise(text: str, frame: str, progress: float | N
             result = score(text, target, preset=name, frame=frame, processed_wh=(644, 476), progress=progress)
             assert tuple(result.metrics) == PRESETS[name].metrics
             assert all(map(math.isfinite, result.metrics.values())), name
+            total = sum(weight * result.metrics[key] for key, weight in PRESETS[name].weights.items())
+            assert result.value == pytest.approx(total / PRESETS[name].divisor), name
             low, high = (-1.0 if name.startswith("vlmr1") else 0.0), (3.0 if PRESETS[name].is_sum else 1.0)
             assert low <= result.value <= high, name
 

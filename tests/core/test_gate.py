@@ -211,24 +211,6 @@ def test_parts_of_a_step_are_one_step() -> None:
 # --- data sources ----------------------------------------------------------------------------------------------------
 
 
-def test_each_source_has_its_own_stage() -> None:
-    gates = Gates(Gate(bar=0.6, window=2, patience=1), n_stages=3)
-    for step in range(1, 7):
-        for stage in (0, 1, 2):
-            scored = {"easy": (0.9, 8), "hard": (0.2, 8), "absent": (None, 0)}
-            gates = gates.advance(step, stage, {s: m for s, m in scored.items() if gates.stage(s) == stage})
-    assert {source: gates.stage(source) for source in ("easy", "hard", "absent", "new")} == {
-        "easy": 2,
-        "hard": 0,
-        "absent": 0,
-        "new": 0,
-    }
-    alone = Gates(gates.gate, 3)
-    for step in range(1, 7):
-        alone = alone.advance(step, alone.stage("easy"), {"easy": (0.9, 8)})
-    assert alone.states["easy"].stage == gates.states["easy"].stage
-
-
 @given(
     gate=gates,
     seen=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12), st.integers(0, 2), means, st.integers(1, 4))),

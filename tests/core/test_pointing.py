@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from pointed import CAT_DOG, GRID, IN_A, IN_A_AND_C, IN_B, NONE, NOWHERE, WH, A, B, C, Criterion, boxes, points
-from pycocotools import mask as coco
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer
@@ -243,18 +242,6 @@ def test_in_box_finds_the_most_pairs(seed: int) -> None:
         for order in itertools.permutations(range(n))
     )
     assert point_in_box(points(*said), boxes(*targets), GRID) == pytest.approx(best / n)
-
-
-def test_in_mask_is_the_pixel_of_pycocotools() -> None:
-    rng = random.Random(0)
-    square = [20.0, 10.0, 80.0, 30.0, 60.0, 90.0, 10.0, 70.0]
-    code = coco.merge(coco.frPyObjects([square], 100, 100))
-    pixels = coco.decode(code)
-    mask = Mask(size_hw=(100, 100), counts=code["counts"].decode())
-    target = Target(task="pointing", size_wh=(100, 100), masks=[mask])
-    for _ in range(300):
-        x, y = rng.uniform(0, 100), rng.uniform(0, 100)
-        assert point_in_mask(points((x, y)), target, GRID) == float(pixels[int(y), int(x)])
 
 
 CLICKS: dict[str, tuple[Answer, Target, float]] = {
