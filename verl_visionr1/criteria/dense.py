@@ -1,7 +1,8 @@
-"""Further published criteria of detection: V-Triune, big_vision, Visual-RFT, Vero, VLM-R1; and size-aware ones.
+"""Further published criteria of detection and grounding, and size-aware ones.
 
 Legend: n_P predicted boxes, n_T target boxes; sums are over the pairs of the preset's matching (one-to-one, independent
-of order). All criteria are in [0, 1]; for n_T = 0 they are 1.0 iff nothing was predicted.
+of order). All criteria are in [0, 1]; for n_T = 0 they are 1.0 iff nothing was predicted. Where g is given, the value
+is the sum of g over the pairs, over max(n_P, n_T): one referent and one box give g itself.
 """
 
 from __future__ import annotations
@@ -24,8 +25,26 @@ def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
     For one referent and one box this is their IoU (VLM-R1's reward of referring expressions). With `match_iou` .5 it is
     Visual-RFT's reward (arXiv 2503.01785, `compute_reward_iou_v2`), which has a strict bound and greedy matching.
     """
-    most = max(matching.n_predicted, matching.n_target)
-    return sum(_reaching(matching.ious, match_iou)) / most if most else 1.0
+    return _over_most(sum(_reaching(matching.ious, match_iou)), matching)
+
+
+def iou2_over_max(matching: Matching) -> float:
+    """g = IoU squared, in [0, 1]: poor boxes count less (Perception-R1, arXiv 2504.07954)."""
+    return _over_most(sum([pair_iou * pair_iou for pair_iou in matching.ious]), matching)
+
+
+def soft_giou(matching: Matching) -> float:
+    """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object earns more the nearer it is.
+
+    Needs pairs matched by GIoU, `matching: giou`. A box that covers its whole object earns at least .5, and a guess
+    earns more than an empty answer, as in other systems that reward GIoU (NeMo-RL, Visual-RFT on LISA).
+    """
+    return _over_most(sum([(1.0 + pair_giou) / 2.0 for pair_giou in matching.ious]), matching)
+
+
+def hit_over_max(matching: Matching, *, match_iou: float = 0.5) -> float:
+    """g = 1 if IoU >= `match_iou`, else 0: the accuracy metric of referring expressions."""
+    return _over_most(sum([pair_iou >= match_iou - EPSILON for pair_iou in matching.ious]), matching)
 
 
 def weighted_sum(matching: Matching) -> float:
@@ -36,6 +55,11 @@ def weighted_sum(matching: Matching) -> float:
     cost little: ten boxes for one object earn .865.
     """
     return _position_and_completeness(matching, _reaching(matching.ious, 0.5))
+
+
+def _over_most(total: float, matching: Matching) -> float:
+    most = max(matching.n_predicted, matching.n_target)
+    return total / most if most else 1.0
 
 
 def _reaching(ious: Sequence[float], match_iou: float) -> list[float]:
@@ -165,6 +189,9 @@ def _compare(
 
 CRITERIA: tuple[Callable[..., float], ...] = (
     soft_iou,
+    iou2_over_max,
+    soft_giou,
+    hit_over_max,
     weighted_sum,
     v_triune,
     big_vision,
