@@ -21,13 +21,12 @@ from typing import Any, get_type_hints
 import typer
 from typer.testing import CliRunner
 
-from verl_visionr1.alarm_rules import AlarmRules
+from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.cli import app
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.criteria import CRITERIA
-from verl_visionr1.families import FAMILIES
-from verl_visionr1.frames import FRAMES, Extent
+from verl_visionr1.frames import FAMILIES, FRAMES, Extent
 from verl_visionr1.gate import Gate
 from verl_visionr1.rewards import PRESETS, Preset, Score
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings

@@ -1,24 +1,100 @@
 """Alarms during training: reward without found objects, and degenerate answers.
 
-A pure state machine like `gate`: frozen records in, frozen records out, no clock. The caller passes the scores of each
-sampled batch and keeps the state in the checkpoint; the same batches lead to the same alarms. An alarm never changes a
-reward.
-
-An alarm fires beyond its limit and a number of standard errors: the mean of the last `window` batches is compared with
-the mean of the first ones. The noise is the median difference of batches a few steps apart over the whole run. So a
-steady drift hardly counts as noise, and small batches need a larger change.
+A pure state machine like `gate`: the caller passes the scores of each sampled batch and keeps the state in the
+checkpoint; the same batches lead to the same alarms. An alarm never changes a reward. It fires beyond its limit and a
+number of standard errors: the mean of the last `window` batches is compared with the mean of the first ones. The noise
+is the median difference of batches a few steps apart, so a steady drift hardly counts as noise.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from statistics import median
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from verl_visionr1.alarm_rules import ALARMS, AlarmRules
+OFF = "off"
+Share: TypeAlias = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | Literal["off"]
+Multiple: TypeAlias = Annotated[float, msgspec.Meta(gt=1.0)] | Literal["off"]
+APART = 2  # distance in batches of two values whose difference estimates the noise: neighbours may share noise
+MEMORY = 50  # number of differences in the estimate of the noise
+TO_SIGMA = 0.6745 * math.sqrt(2.0)  # median absolute difference of two normal values over their standard deviation
+
+
+class Alarm(NamedTuple):
+    """The number that an alarm tracks, and its bound.
+
+    Attributes:
+        number: field of a `Batch`.
+        label: the number in words.
+        bound: (mean at the start, limit, boxes per answer over those at the start) -> the value that the mean must
+            reach by more than noise; None: the mean must reach the limit, whatever its start.
+        falls: whether the mean must fall to the bound; else it must rise.
+    """
+
+    number: str
+    label: str
+    bound: Callable[[float, float, float], float] | None = None
+    falls: bool = False
+
+
+TOKENS = "n_tokens", "tokens per answer"
+ALARMS: Mapping[str, Alarm] = MappingProxyType(
+    {
+        "reward_without_f1": Alarm("f1", "F1@.5"),  # compared with its best window: `_has_lost_f1`
+        "box_flood": Alarm("boxes_per_object", "boxes per object", lambda start, limit, _: limit * max(1.0, start)),
+        "repetition": Alarm("distinct_share", "share of distinct boxes", lambda start, limit, _: start - limit, True),
+        "length_growth": Alarm(*TOKENS, lambda start, limit, boxes: limit * start * max(1.0, boxes)),
+        "length_collapse": Alarm(*TOKENS, lambda start, limit, boxes: limit * start * min(1.0, boxes), True),
+        "empty_answers": Alarm("empty", "share of empty answers", lambda start, limit, _: start + limit),
+        "frac_reward_zero_std": Alarm("frac_reward_zero_std", "share of prompts without gradient"),
+        "truncation": Alarm("clipped", "share of clipped answers"),
+        "unscored": Alarm("unscored", "share of rows without a score"),
+    }
+)
+
+
+class AlarmRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the alarms. "off" instead of a limit switches an alarm off. `settings.decoded` checks the values.
+
+    Attributes:
+        window: batches in a mean, both the current one and the one at the start.
+        patience: consecutive batches for which a rule must hold before its alarm starts; the alarm ends when the rule
+            has not held for `window` batches.
+        sigmas: standard errors that a change must exceed.
+        reward_without_f1: F1 at IoU .5 has fallen by this share from its best window, but the reward has not fallen
+            within the current stage.
+        box_flood: boxes per object have risen to this multiple of the start, and of 1.
+        repetition: the share of distinct boxes has fallen by this much.
+        length_growth: answers are this many times as long as at the start, beyond the growth from more boxes.
+        length_collapse: answers have shrunk to this share, beyond the effect of fewer boxes (VLM-R1 issue 280).
+        empty_answers: the share of empty answers to targets with objects has risen by this much.
+        frac_reward_zero_std: this share of the prompts has rollouts with equal rewards, which give no gradient.
+        truncation: this share of the answers fills the whole response budget.
+        unscored: this share of the rows cannot be scored (unreadable ground truth, or a failing criterion).
+    """
+
+    window: Annotated[int, msgspec.Meta(ge=3)] = 7
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 2
+    sigmas: Annotated[float, msgspec.Meta(ge=0.0)] = 7.0
+    reward_without_f1: Share = 0.1
+    box_flood: Multiple = 1.5
+    repetition: Share = 0.15
+    length_growth: Multiple = 2.0
+    length_collapse: Share = 0.5
+    empty_answers: Share = 0.15
+    frac_reward_zero_std: Share = 0.9
+    truncation: Share = 0.25
+    unscored: Share = 0.05
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The alarms that are on."""
+        return tuple([name for name in ALARMS if getattr(self, name) != OFF])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +131,6 @@ class Batch:
 
 
 TRACKED = tuple([each.name for each in fields(Batch) if each.name not in ("step", "stage")])
-"""Numbers of a `Batch` that are compared with their earlier values."""
-APART = 2
-"""Distance in batches of two values whose difference estimates the noise: neighbours may share noise."""
-MEMORY = 50
-"""Number of differences in the estimate of the noise."""
-TO_SIGMA = 0.6745 * math.sqrt(2.0)
-"""Median absolute difference of two normal values over their standard deviation."""
 
 
 class Comparison(NamedTuple):
@@ -81,8 +150,7 @@ class Track:
         recent: the last values, at most a window of them.
         start: mean of the first window; None before it is full.
         best: the highest mean of a window.
-        differences: the last `MEMORY` absolute differences of values `APART` batches apart; their median estimates the
-            noise.
+        differences: the last `MEMORY` absolute differences of values `APART` batches apart.
     """
 
     recent: tuple[float, ...] = ()
@@ -157,11 +225,7 @@ class AlarmState:
 
     @classmethod
     def from_state(cls, state: Any) -> AlarmState:
-        """Read the values of `state`.
-
-        Raises:
-            ValueError: other values.
-        """
+        """Read the values of `state`; ValueError for others."""
         if not isinstance(state, dict) or state.keys() != AlarmState.__dataclass_fields__.keys():
             raise ValueError(f"alarm state: {str(state)[:80]}: needs tracks, stage and statuses")
         try:

@@ -1,12 +1,9 @@
 """One-to-one pairs of predicted and target boxes with the largest total IoU: exact, order-free, bounded in time.
 
 Legend: p counts predictions, t targets in canonical order (sorted by box, then label: `IndexedBoxes`). An edge is a
-pair that overlaps. Most edges need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best IoU
-of its prediction and the second-best IoU of its target. Omitting it never increases the total, so it belongs to every
-best assignment. Dominant edges are taken first, in rounds; scipy gets the rest, which is small or full of ties.
-
-The result does not depend on the order of predictions or targets: dominance is strict, so ties are left to the solver,
-whose rows and columns are in canonical order.
+pair that overlaps. An edge is *dominant* if its IoU exceeds the sum of the second-best IoU of its prediction and the
+second-best of its target: it belongs to every best assignment. Dominant edges are taken first, in rounds; scipy gets
+the rest, which is small or full of ties, with rows and columns in canonical order.
 """
 
 from __future__ import annotations
@@ -114,11 +111,8 @@ def find_edges(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -> l
 
 
 def best_edges(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
-    """Return the edges of a best one-to-one assignment, in the order of their targets.
-
-    Args:
-        edges: any edges, each pair once.
-        boxes_xyxy: all predictions, for their canonical order.
+    """Return the edges of a best one-to-one assignment, in the order of their targets; `boxes_xyxy` are all
+    predictions.
     """
     n = len(edges)
     if n < 2:
@@ -187,10 +181,8 @@ def best_edges_of_groups(
 ) -> list[Edge]:
     """`best_edges` of all pairs of each group, in numpy: for many pairs.
 
-    Args:
-        boxes_xyxy: all predictions.
-        groups: for each of G groups, the predictions in it; none may be in two.
-        block: `pad_groups` targets of the same groups.
+    `groups` has the predictions of each of G groups, none in two; `block` is `pad_groups` of the targets of these
+    groups.
     """
     longest = max(map(len, groups))
     if len(groups) == 1 and longest * block[1].size <= _FEW_PAIRS:
@@ -281,8 +273,7 @@ def _solve_rows(iou_pt: Array, rows: list[int]) -> list[tuple[int, int, float]]:
 def thin(ps: Sequence[int], boxes_xyxy: Sequence[Box], n_target: int) -> list[int]:
     """Choose the predictions of a group to match, for an answer with more than `MAX_PAIRS` candidate pairs.
 
-    These are the first in canonical order, at least one, up to `MAX_PAIRS` pairs with all `n_target` targets; the
-    others count as predictions without a pair. Of 600 boxes for 600 objects of one label, 436 can be matched.
+    These are the first in canonical order, at least one, up to `MAX_PAIRS` pairs with all `n_target` targets.
     """
     return sorted(ps, key=boxes_xyxy.__getitem__)[: max(MAX_PAIRS // n_target, 1)]
 

@@ -1,8 +1,8 @@
 """Geometry of xyxy boxes: area, overlap, pairwise IoU and GIoU.
 
-Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)` (no
-"+1"). P counts predicted, T target boxes: `iou_pt[p, t]`. Boxes are passed as tuples: they are few, hashable and cheap
-to pickle. Arrays are used only for many pairs (below about eight boxes plain Python is faster than numpy).
+Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)`. P
+counts predicted, T target boxes: `iou_pt[p, t]`. Arrays are used only for many pairs: below about eight boxes plain
+Python is faster.
 """
 
 from __future__ import annotations
@@ -24,32 +24,20 @@ _CACHED_PAIRS = 2**14  # pairs whose arrays fit the processor's cache; more are 
 
 
 def area(box_xyxy: Box) -> float:
-    """Area in squared units of the box's frame.
-
-    >>> area((0.0, 0.0, 2.0, 3.0))
-    6.0
-    """
+    """Area in squared units of the box's frame."""
     x1, y1, x2, y2 = box_xyxy
     return (x2 - x1) * (y2 - y1)
 
 
 def intersection(a_xyxy: Box, b_xyxy: Box) -> float:
-    """Area that two boxes share; 0.0 if they are disjoint or only touch.
-
-    >>> intersection((0.0, 0.0, 2.0, 2.0), (1.0, 1.0, 3.0, 3.0))
-    1.0
-    """
+    """Area that two boxes share; 0.0 if they are disjoint or only touch."""
     width = min(a_xyxy[2], b_xyxy[2]) - max(a_xyxy[0], b_xyxy[0])
     height = min(a_xyxy[3], b_xyxy[3]) - max(a_xyxy[1], b_xyxy[1])
     return width * height if width > 0.0 and height > 0.0 else 0.0
 
 
 def iou(a_xyxy: Box, b_xyxy: Box) -> float:
-    """Intersection over union, in [0, 1]; symmetric, and 1.0 for a box with itself.
-
-    >>> iou((0.0, 0.0, 2.0, 2.0), (1.0, 0.0, 3.0, 2.0))
-    0.3333333333333333
-    """
+    """Intersection over union, in [0, 1]; symmetric, and 1.0 for a box with itself."""
     ax1, ay1, ax2, ay2 = a_xyxy
     bx1, by1, bx2, by2 = b_xyxy
     width = (ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)
@@ -69,14 +57,7 @@ def as_array(boxes_xyxy: Sequence[Box]) -> Array:
 
 
 def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
-    """IoU of each predicted box with each target box.
-
-    Returns:
-        Array of shape (P, T); entry [p, t] in [0, 1]. P = 0 or T = 0 gives an empty array of that shape.
-
-    >>> pairwise_iou([(0.0, 0.0, 2.0, 2.0)], [(0.0, 0.0, 2.0, 2.0), (5.0, 5.0, 6.0, 6.0)]).tolist()
-    [[1.0, 0.0]]
-    """
+    """IoU in [0, 1] of each of P predicted boxes with each of T target boxes, shape (P, T)."""
     return array_iou(as_array(predicted_xyxy), as_array(target_xyxy))
 
 
@@ -110,13 +91,7 @@ def array_intersection(p_xyxy: Array, t_xyxy: Array) -> tuple[Array, Array]:
 
 
 def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
-    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]; shape (P, T) as in `pairwise_iou`.
-
-    nan if an area over- or underflows.
-
-    >>> round(float(pairwise_giou([(0.0, 0.0, 1.0, 1.0)], [(2.0, 0.0, 3.0, 1.0)])[0, 0]), 6)
-    -0.333333
-    """
+    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1], shape (P, T); nan if an area over- or underflows."""
     p, t = np.transpose(as_array(predicted_xyxy)), np.transpose(as_array(target_xyxy))
     shared, union = _shared_and_union(p, t)
     hull = (np.maximum(p[2, :, None], t[2]) - np.minimum(p[0, :, None], t[0])) * (

@@ -1,4 +1,4 @@
-"""Coordinate frames of model families, and their conversion to pixels of the original image.
+"""Model families, their coordinate frames, and the conversion to pixels of the original image.
 
 Ground truth is always in pixels of the original image; only predictions are converted, and only here. Scoring a perfect
 Qwen2.5-VL answer without conversion costs 0.15 IoU on average at COCO sizes, and nearly all of it if the processor
@@ -95,33 +95,57 @@ model card; not 999), and so does InternVL (its data format). PaliGemma has 1024
 decimal (Molmo 2 does not). Gemma 4 writes y before x, which its answer format handles.
 """
 
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family.
+
+    verl builds a processor only for the classes that its `hf_processor` names. Without a processor, rows with images
+    cannot be tokenized, so the other families are scored offline and not trained.
+
+    Attributes:
+        name: its published name.
+        model_types: `model_type` values of its `config.json`; empty if its checkpoints have none of their own.
+        frame: key in `FRAMES`; "" if it was not trained to write coordinates.
+        answer_format: key in `answers.FORMATS` of the boxes (Molmo: points) it was trained to write; "" for none.
+        is_trained: whether verl 0.9.1 trains it on images.
+        source: source of frame and format.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    frame: str
+    answer_format: str
+    is_trained: bool
+    source: str
+
+
+FAMILIES = (
+    Family("Qwen2-VL", ("qwen2_vl",), "qwen2-vl", "qwen2-vl", True, "model card and paper, arXiv 2409.12191"),
+    Family("Qwen2.5-VL", ("qwen2_5_vl",), "qwen2.5-vl", "qwen-json", True, "paper, arXiv 2502.13923; cookbooks"),
+    Family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "qwen3-vl", "qwen-json", True, "cookbooks of QwenLM/Qwen3-VL"),
+    Family(
+        "Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "qwen3-vl", "qwen-json", True, "has Qwen3-VL's processor; a maintainer"
+    ),
+    Family("GLM-4.1V to GLM-4.6V", ("glm4v", "glm4v_moe", "glm46v"), "glm", "glm", True, "model cards"),
+    Family("Gemma 4", ("gemma4",), "gemma", "gemma-json", True, "Google's page on bounding boxes (Gemini's format)"),
+    Family("Llama 3.2 Vision", ("mllama",), "", "", True, "no box format is published"),
+    Family("InternVL", ("internvl", "internvl_chat"), "internvl", "internvl", False, "its data format"),
+    Family("PaliGemma", ("paligemma",), "paligemma", "paligemma", False, "model card, big_vision"),
+    Family("Molmo", ("molmo",), "percent", "molmo-points", False, "paper, arXiv 2409.17146"),
+    Family("Griffon-G", (), "unit", "griffon", False, "released code"),
+)
+"""All known families; those that verl trains come first."""
+FAMILY_OF_TYPE: Mapping[str, Family] = MappingProxyType({each: f for f in FAMILIES for each in f.model_types})
+"""`model_type` of a Hugging Face config -> family."""
 MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "qwen2_vl": "qwen2-vl",
-        "qwen2_5_vl": "qwen2.5-vl",
-        "qwen3_vl": "qwen3-vl",
-        "qwen3_vl_moe": "qwen3-vl",
-        "qwen3_5": "qwen3-vl",
-        "qwen3_5_moe": "qwen3-vl",
-        "internvl": "internvl",
-        "internvl_chat": "internvl",
-        "glm4v": "glm",
-        "glm4v_moe": "glm",
-        "glm46v": "glm",
-        "paligemma": "paligemma",
-        "gemma4": "gemma",
-        "molmo": "percent",
-    }
+    {each: f.frame for each, f in FAMILY_OF_TYPE.items() if f.frame}
 )
 """`model_type` of a Hugging Face config -> name of the frame that its models were trained on."""
 
 
 def frame_named(name: str) -> Frame:
-    """Return the frame of that name.
-
-    Raises:
-        FrameError: no such frame; the message lists the known ones.
-    """
+    """Return the frame of that name; FrameError lists the known ones."""
     try:
         return FRAMES[name]
     except KeyError:
@@ -141,23 +165,13 @@ def to_original(boxes_xyxy: Boxes, frame_wh: tuple[float, float], original_wh: t
 
 
 def points_to_original(points_xy: Points, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Points:
-    """`to_original` for points.
-
-    >>> points_to_original(((500.0, 1000.0),), (1000.0, 1000.0), (640, 480))
-    ((320.0, 480.0),)
-    """
+    """`to_original` for points."""
     sx, sy = original_wh[0] / frame_wh[0], original_wh[1] / frame_wh[1]
     return tuple([(x * sx, y * sy) for x, y in points_xy])
 
 
 def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
-    """Whether every box is inside the frame, up to `tolerance` times the frame's side on each edge.
-
-    >>> all_inside(((0.0, 0.0, 1005.0, 900.0),), (1000.0, 1000.0))
-    True
-    >>> all_inside(((0.0, 0.0, 1100.0, 900.0),), (1000.0, 1000.0))
-    False
-    """
+    """Whether every box is inside the frame, up to `tolerance` times the frame's side on each edge."""
     if not boxes_xyxy:
         return True
     slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
@@ -171,10 +185,6 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
 
 
 def points_inside(points_xy: Points, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
-    """`all_inside` for points.
-
-    >>> points_inside(((0.0, 1005.0),), (1000.0, 1000.0)), points_inside(((0.0, 1100.0),), (1000.0, 1000.0))
-    (True, False)
-    """
+    """`all_inside` for points."""
     slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
     return all(-slack_x <= x <= frame_wh[0] + slack_x and -slack_y <= y <= frame_wh[1] + slack_y for x, y in points_xy)

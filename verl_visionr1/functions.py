@@ -22,15 +22,9 @@ class FunctionError(ValueError):
 
 
 def load_function(place: str) -> Callable[..., Any]:
-    """Load the function at `pkg://package.module:function` or `path/to/file.py:function`.
+    """Load the function at `pkg://package.module:function` or `path/to/file.py:function`, a file once per process.
 
-    A file is loaded once per process, by whatever path.
-
-    Raises:
-        FunctionError: no such module, file or function, or an exception while it is loaded.
-
-    >>> load_function("pkg://math:sqrt")(4.0)
-    2.0
+    FunctionError: no such module, file or function, or an exception while it is loaded.
     """
     where, separator, name = place.removeprefix(PACKAGE_PREFIX).rpartition(":")
     if not separator or not where or not name:
@@ -46,11 +40,7 @@ def load_function(place: str) -> Callable[..., Any]:
 
 
 def locate_function(function: Callable[..., Any]) -> str:
-    """Return the place of a function, as `load_function` reads it.
-
-    >>> locate_function(load_function("pkg://json:dumps"))
-    'pkg://json:dumps'
-    """
+    """Return the place of a function, as `load_function` reads it."""
     if id(function) in _loaded:
         return _loaded[id(function)][1]
     module = function.__module__

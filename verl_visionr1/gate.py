@@ -1,13 +1,9 @@
 """Gated progression: a stage ends when the model is ready for the next, not at a fixed step.
 
-Stage i uses the thresholds of `schedule.points[i]`; the progress of that point is ignored. A pure state machine: frozen
-records in, frozen records out, no clock, no counter. The trainer passes the scores of a step, keeps the state, and
-writes it into the checkpoint; the same observations lead to the same stages. (The idea of a sliding window with several
-conditions is MedLoc-R1's; its code is not public.)
-
-The metric of a gate must not depend on the stage. A metric with the stage's own thresholds falls at each transition; a
-gate on it could neither compare two stages nor fall back without oscillating. So the default is "iou_mean", the matched
-IoU over n_T, which means the same at every stage; "f1_50" is the alternative, and includes false positives.
+Stage i uses the thresholds of `schedule.points[i]`; the progress of that point is ignored. A pure state machine: the
+trainer passes the scores of a step, keeps the state, and writes it into the checkpoint; the same observations lead to
+the same stages. The metric of a gate must not depend on the stage: one with the stage's own thresholds falls at each
+transition, and could neither compare two stages nor fall back without oscillating.
 """
 
 from __future__ import annotations
@@ -29,24 +25,21 @@ Entry: TypeAlias = tuple[Count, float, Annotated[int, msgspec.Meta(ge=1)]]
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Conditions for the end of a stage.
+    """Conditions for the end of a stage. `settings.decoded` checks the values.
 
     The windowed mean at a step is the mean of the metric over the completions of the last `window` observed steps of
-    the stage. The stage ends when this mean has reached the bar at each of the last `patience` observed steps. After a
-    transition the window is empty.
+    the stage. The stage ends when it has reached the bar at each of the last `patience` observed steps; then the window
+    is empty again.
 
     Attributes:
-        bar: value that the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition.
-            Required; None: not set.
-        metric: key of `Score.metrics`; threshold-free by default, see above.
+        bar: value that the windowed mean must reach, in (0, 1]; one for all stages, or one per transition. Required.
+        metric: key of `Score.metrics`; the default is threshold-free, "f1_50" includes false positives.
         window: observed steps in the mean.
         patience: consecutive observed steps at which the windowed mean must have reached the bar.
         min_steps: minimum length of a stage in training steps.
         may_fall_back: whether the gate may return to the previous stage.
         hysteresis: it does when the windowed mean was below that stage's bar minus this, at each of the last `patience`
             observed steps. So a metric that oscillates around the bar advances once and stays.
-
-    Read it by `settings.decoded`, which checks the values: a Gate made by hand is not checked.
     """
 
     bar: Share | Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] | None = None
@@ -58,11 +51,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     hysteresis: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.05
 
     def bar_of(self, move: int, n_stages: int) -> float:
-        """Return the bar between stage `move` and the next.
-
-        Raises:
-            ValueError: several bars, but not one per stage transition.
-        """
+        """Return the bar between stage `move` and the next; ValueError unless there is one per stage transition."""
         assert self.bar is not None
         if not isinstance(self.bar, tuple):
             return self.bar
@@ -90,16 +79,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """State of one data source.
+    """State of one data source; ValueError for entries whose steps do not increase, or whose sum is not finite.
 
     Attributes:
         stage: index into the schedule's points.
         since: first step of this stage; observations of earlier steps do not count.
         first_step: the earliest observed step of this stage; None before the first one.
         entries: the last observed steps of this stage, in order of step; as many as the gate needs.
-
-    Raises:
-        ValueError: entries whose steps do not increase, or whose sum is not finite.
     """
 
     stage: Count = 0
@@ -123,26 +109,8 @@ def advance(gate: Gate, state: GateState, observation: Observation, n_stages: in
 
     Observations may arrive late and in any order. Those of another stage, of steps before this stage, or without a
     number change nothing. Within a stage the state does not depend on their order: observations of one step are summed,
-    and a late step is inserted into the window. (The time of a transition does depend on what has arrived by then.) A
-    transition is by one stage, never beyond the last.
-
-    Args:
-        gate: the settings.
-        state: the state before; `GateState()` at the start.
-        observation: the scores of a step.
-        n_stages: number of stages; a state beyond it is set to the last stage.
-
-    Raises:
-        ValueError: no stage, or bars that are not one per stage transition.
-
-    >>> gate, state = Gate(bar=0.6, window=2, patience=1), GateState()
-    >>> for step, mean in enumerate([0.5, 0.6, 0.7, 0.9]):
-    ...     state = advance(gate, state, Observation(step, state.stage, mean), n_stages=2)
-    ...     print(state.stage, state.windowed_mean(gate))
-    0 None
-    0 0.55
-    1 None
-    1 None
+    and a late step is inserted into the window. A transition is by one stage, never beyond the last; a state beyond
+    `n_stages` is set to the last stage. ValueError: no stage, or bars that are not one per stage transition.
     """
     if n_stages < 1:
         raise ValueError(f"n_stages = {n_stages!r}: needs at least one")
@@ -204,9 +172,6 @@ class Gates:
         n_stages: number of stages.
         states: data source -> its state; a missing source is at stage 0.
 
-    Raises:
-        ValueError: no stage, or bars that are not one per stage transition.
-
     >>> gates = Gates(Gate(bar=0.6, window=1, patience=1), n_stages=2)
     >>> gates = gates.advance(step=1, stage=0, means={"coco": (0.7, 32), "lvis": (0.3, 16)})
     >>> gates.stage("coco"), gates.stage("lvis"), gates.stage("never seen")
@@ -248,11 +213,7 @@ class Gates:
         return msgspec.to_builtins(dict(self.states))
 
     def with_state(self, state: Mapping[str, Any]) -> Gates:
-        """Combine these settings with the state of a checkpoint; changed settings apply from the next step on.
-
-        Raises:
-            ValueError: values that `state` does not return; the message names the data source.
-        """
+        """Combine these settings with a checkpoint's state; ValueError names a data source with an invalid one."""
         states: dict[str, GateState] = {}
         for source, each in state.items():
             try:

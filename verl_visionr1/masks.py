@@ -1,8 +1,7 @@
 """COCO masks, and whether a point is inside one, without building an image array.
 
 A mask is a set of outlines (polygons) or a run-length code. Pixel (column, row) covers the square from (column, row)
-to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection (pycocotools
-first decodes the code into an image).
+to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection.
 """
 
 from __future__ import annotations
@@ -42,14 +41,6 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     Raises:
         ValueError: neither or both of polygons and counts, an invalid outline, a code that does not fit its size, or a
             mask without area. Reading such a mask from JSON is a `msgspec.ValidationError`.
-
-    >>> square = Mask(size_hw=(4, 4), counts=[5, 2, 2, 2, 5])
-    >>> contains(square, 1.5, 2.9), contains(square, 3.0, 2.0), area(square), bounds_xyxy(square)
-    (True, False, 4.0, (1.0, 1.0, 3.0, 3.0))
-    >>> Mask(size_hw=(4, 4), counts=[5, 2])
-    Traceback (most recent call last):
-    ...
-    ValueError: counts = [5, 2]: has 7 pixels, but size_hw = (4, 4) has 16
     """
 
     polygons: tuple[tuple[float, ...], ...] = ()
@@ -83,10 +74,6 @@ def contains(mask: Mask, x: float, y: float) -> bool:
 
     The outline belongs to a polygon. A pixel of a code is half-open, except that the image's far edges belong to its
     last pixels. A point that is not finite, or outside the image, is in no mask.
-
-    >>> triangle = Mask(polygons=[(0, 0, 10, 0, 0, 10)])
-    >>> contains(triangle, 2, 3), contains(triangle, 5, 5), contains(triangle, 6, 6)
-    (True, True, False)
     """
     left, top, right, bottom = bounds_xyxy(mask)
     if not (left <= x <= right and top <= y <= bottom):  # nan fails too
@@ -99,11 +86,7 @@ def contains(mask: Mask, x: float, y: float) -> bool:
 
 
 def contains_each(mask: Mask, points_xy: Points) -> list[bool]:
-    """As `contains`, for many points.
-
-    >>> contains_each(Mask(polygons=[(0, 0, 10, 0, 0, 10)]), ((2.0, 3.0), (6.0, 6.0)))
-    [True, False]
-    """
+    """As `contains`, for many points."""
     n_corners = sum(map(len, mask.polygons)) // 2
     if len(points_xy) * n_corners <= FEW:  # always true for a code
         return [contains(mask, x, y) for x, y in points_xy]
@@ -122,11 +105,7 @@ def contains_each(mask: Mask, points_xy: Points) -> list[bool]:
 
 @lru_cache(maxsize=4096)
 def bounds_xyxy(mask: Mask) -> Box:
-    """Return the smallest box around the mask.
-
-    >>> bounds_xyxy(Mask(polygons=[(0, 0, 10, 0, 0, 10), (20, 5, 30, 5, 30, 7)]))
-    (0.0, 0.0, 30.0, 10.0)
-    """
+    """Return the smallest box around the mask."""
     if mask.size_hw is None:
         x = [number for outline in mask.polygons for number in outline[::2]]
         y = [number for outline in mask.polygons for number in outline[1::2]]
@@ -141,17 +120,10 @@ def bounds_xyxy(mask: Mask) -> Box:
 
 @lru_cache(maxsize=4096)
 def area(mask: Mask) -> float:
-    """Return the area in square pixels: the pixels of a code, or the sum of polygon areas (overlaps count twice).
-
-    >>> area(Mask(polygons=[(0, 0, 10, 0, 0, 10)]))
-    50.0
-    """
+    """Return the area in square pixels: the pixels of a code, or the sum of polygon areas (overlaps count twice)."""
     if mask.size_hw is None:
         return float(sum(_outline_area(outline) for outline in mask.polygons))
     return float(sum(end - start for start, end in _runs(mask)))
-
-
-# --- polygons --------------------------------------------------------------------------------------------------------
 
 
 def _outline_area(outline: Sequence[float]) -> float:
@@ -222,9 +194,6 @@ def _outlines(polygons: Any) -> tuple[tuple[float, ...], ...]:
             raise ValueError(f"{where}: needs finite numbers")
         outlines.append(outline)
     return tuple(outlines)
-
-
-# --- run-length codes ------------------------------------------------------------------------------------------------
 
 
 def _run_ends(mask: Mask) -> tuple[int, ...]:

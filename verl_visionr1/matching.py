@@ -32,7 +32,7 @@ from verl_visionr1.assignment import (
     pad_groups,
     thin,
 )
-from verl_visionr1.boxes import Array, Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
+from verl_visionr1.boxes import Array, Box, Boxes, array_intersection, as_array, intersection, pairwise_giou
 from verl_visionr1.targets import Target, normalize_label
 
 __all__ = [
@@ -127,12 +127,7 @@ def _reordered(answer: Answer, order: Sequence[int]) -> Answer:
 def match_giou(answer: Answer, target: Target) -> Matching:
     """Like `match_class_aware`, but the total GIoU is the largest possible, and `ious` contains GIoU, in (-1, 1].
 
-    There are as many pairs as possible (of one label, if labels matter), however far apart their boxes. So a box that
-    misses its object still gets a value by its distance.
-
-    >>> cat = Target(task="grounding", size_wh=(10, 10), boxes_xyxy=[(0, 0, 2, 2)], labels=["cat"])
-    >>> match_giou(Answer(((6.0, 0.0, 8.0, 2.0),), ("cat",)), cat).ious
-    (-0.5,)
+    There are as many pairs as possible, however far apart: a box that misses its object gets a value by its distance.
     """
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     groups: list[Group] = [(range(len(boxes_xyxy)), indexed.rows)]
@@ -238,25 +233,13 @@ def _giou(a: Box, b: Box) -> float:
 
 def _find_ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
     left = [p for p in range(len(boxes)) if p not in matched]
-    if len(left) * len(regions) > SMALL_PAIRS:
-        return _ignored_of_many(boxes, left, regions)
-    found: set[int] = set()
-    for p in left:
-        box = boxes[p]
-        needed = IGNORED_SHARE * area(box)  # 0 or inf for extreme boxes, which are in no region
-        if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
-            found.add(p)
-    return found
-
-
-def _ignored_of_many(boxes: Boxes, left: list[int], regions: Boxes) -> set[int]:
     p_xyxy, r_xyxy = as_array([boxes[p] for p in left]), as_array(regions)
     found: set[int] = set()
     rows = max(MAX_PAIRS // len(regions), 1)
     for start in range(0, len(left), rows):  # in parts, to bound memory
         with np.errstate(all="ignore"):
             shared, needed = array_intersection(p_xyxy[start : start + rows], r_xyxy)
-            needed *= IGNORED_SHARE
+            needed *= IGNORED_SHARE  # 0 or inf for extreme boxes, which are in no region
             is_inside = (shared >= needed[:, None]).any(axis=1) & (needed > 0.0)
         inside: list[int] = np.flatnonzero(is_inside).tolist()
         found.update([left[start + i] for i in inside])

@@ -43,9 +43,6 @@ class ImageProcessor:
 
     Raises:
         SizeError: a number that is not whole and positive, or max_pixels below min_pixels.
-
-    >>> PROCESSORS["qwen2.5-vl"].factor, PROCESSORS["qwen3-vl"].factor
-    (28, 32)
     """
 
     name: str
@@ -68,15 +65,7 @@ class ImageProcessor:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageProcessor:
-        """Read the `preprocessor_config.json` of a Qwen-VL or GLM-V model; missing values are transformers' defaults.
-
-        Raises:
-            SizeError: another kind of image processor, or an invalid budget.
-
-        >>> config = {"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 401408}
-        >>> ImageProcessor.from_config(config).max_pixels
-        401408
-        """
+        """Read the `preprocessor_config.json` of a Qwen-VL or GLM-V model; missing values: transformers' defaults."""
         kind = str(config.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
         if kind not in _CLASS_DEFAULTS:
             raise SizeError(f"image_processor_type = {kind!r}: needs one of {', '.join(_CLASS_DEFAULTS)}")
@@ -167,11 +156,7 @@ def processed_size(
 
 
 def with_budget(processor: ImageProcessor, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
-    """Return the processor with another pixel budget.
-
-    Raises:
-        SizeError: only one of the two, or an invalid budget.
-    """
+    """Return the processor with another pixel budget; SizeError: only one of the two, or an invalid budget."""
     if (min_pixels is None) != (max_pixels is None):
         raise SizeError(
             f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; some of verl's processors "
@@ -183,11 +168,7 @@ def with_budget(processor: ImageProcessor, min_pixels: int | None, max_pixels: i
 
 
 def size_by_loader(size_wh: tuple[int, int], processor: ImageProcessor, options: Mapping[str, int]) -> tuple[int, int]:
-    """Apply only the first stage: `qwen_vl_utils.fetch_image`, with the `image_options` of `processed_size`.
-
-    Raises:
-        SizeError: as `processed_size`.
-    """
+    """Apply only the first stage: `qwen_vl_utils.fetch_image`, with the `image_options` of `processed_size`."""
     factor = processor.patch_size * _LOADER_MERGE
     fewest, most = (tokens * factor**2 for tokens in _LOADER_TOKENS)
     width, height = size_wh
@@ -210,11 +191,7 @@ def size_by_loader(size_wh: tuple[int, int], processor: ImageProcessor, options:
 
 
 def size_by_processor(size_wh: tuple[int, int], processor: ImageProcessor) -> tuple[int, int]:
-    """Apply only the second stage: `smart_resize` of the image processor (transformers: qwen2_vl, glm4v, glm46v).
-
-    Raises:
-        SizeError: sides more than 200:1 apart.
-    """
+    """Apply only the second stage: `smart_resize` of the image processor (transformers: qwen2_vl, glm4v, glm46v)."""
     width, height = size_wh
     factor, n_frames = processor.factor, processor.n_frames
     if n_frames > 1 and (height < factor or width < factor):

@@ -7,11 +7,11 @@ re-scored rollout file get the same thresholds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
-from types import MappingProxyType
+from typing import NamedTuple
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
 
@@ -32,8 +32,6 @@ class Schedule:
     >>> rule = staged(BEGINNER, ADVANCED, at=0.5)
     >>> [rule(p).match_iou for p in (0.0, 0.49, 0.5, 1.0)]
     [0.5, 0.5, 0.75, 0.75]
-    >>> [rule.stage(p) for p in (0.0, 0.5)]
-    [0, 1]
     """
 
     points: tuple[tuple[float, Thresholds], ...]
@@ -57,11 +55,7 @@ class Schedule:
         return self._hash
 
     def __call__(self, progress: float | None) -> Thresholds:
-        """Return the thresholds at that fraction of training; None gives `off`.
-
-        Raises:
-            ValueError: progress outside [0, 1] or not a number.
-        """
+        """Return the thresholds at that fraction of training; None gives `off`, a number outside [0, 1] ValueError."""
         if progress is None:
             return self.off
         i = self.stage(progress)
@@ -93,11 +87,7 @@ class Schedule:
 
     @property
     def is_moving(self) -> bool:
-        """Whether the thresholds depend on progress; False if training never leaves the first stage.
-
-        >>> staged(at=0.5).is_moving, staged(at=1.0).is_moving, constant(BEGINNER).is_moving
-        (True, False, False)
-        """
+        """Whether the thresholds depend on progress; False if training never leaves the first stage."""
         return self.final_stage > 0 or (self.interpolation != "step" and len(self.points) > 1)
 
     @property
@@ -109,9 +99,6 @@ class Schedule:
         """Return the last stage of a training whose last step is at `last_progress`.
 
         Between two points of "linear" and "cosine" it is the later one.
-
-        >>> staged(at=0.9).last_stage(0.8), staged(at=0.9).last_stage(0.9)
-        (0, 1)
         """
         stage = self.stage(last_progress)
         is_moving = self.interpolation != "step" and self.points[stage][0] < last_progress
@@ -150,24 +137,12 @@ def first_step(progress: float, total_steps: int) -> int | None:
 
 
 def last_progress(total_steps: int, n_steps: int | None = None) -> float:
-    """Return the progress at the last step of a training.
-
-    Args:
-        total_steps: steps that count as the whole of training.
-        n_steps: steps that it takes, if more.
-
-    >>> last_progress(5), last_progress(10, 40), last_progress(10, 5)
-    (0.8, 1.0, 0.9)
-    """
+    """Return the progress at the last of `n_steps` steps, of which `total_steps` count as the whole of training."""
     return progress_at(max(total_steps, n_steps or 0), total_steps)
 
 
 def constant(thresholds: Thresholds) -> Schedule:
-    """Return a schedule with the same thresholds for the whole training.
-
-    >>> constant(BEGINNER)(0.9) == BEGINNER
-    True
-    """
+    """Return a schedule with the same thresholds for the whole training."""
     return Schedule(((0.0, thresholds),))
 
 
@@ -175,85 +150,27 @@ def staged(first: Thresholds = BEGINNER, second: Thresholds = ADVANCED, *, at: f
     """Vision-R1's staged progression (arXiv 2503.18013, section 3.3): switch once, at a fraction of training.
 
     `at=1.0` never switches during training: the paper's setting for Qwen2.5-VL-7B.
-
-    >>> staged(at=0.25)(0.25) == ADVANCED
-    True
     """
     if not 0.0 < at <= 1.0:
         raise ValueError(f"at = {at!r}: needs a fraction of training in (0, 1]")
     return Schedule(((0.0, first), (at, second)))
 
 
-VISIONR1 = replace(staged(), follows_model=True)
-"""The default: from beginner to advanced thresholds at half of training; for some models never, see `follow_model`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSwitch:
-    """The point at which Vision-R1's thresholds tighten for a model family.
-
-    Attributes:
-        at: fraction of training; 1.0: never.
-        reason: the paper's numbers.
-    """
-
-    at: float
-    reason: str
-
-
-PAPER_SWITCH = ModelSwitch(
-    0.5,
-    "arXiv 2503.18013, Table 5, Griffon-G-7B on COCO: mAP 42.1 with the switch at 1/2, 39.9 without; no other model",
-)
-"""The switch for families that are not in the paper."""
-MODEL_SWITCHES: Mapping[str, ModelSwitch] = MappingProxyType(
-    {
-        "qwen2.5-vl": ModelSwitch(
-            1.0, "arXiv 2503.18013, Table 10, Qwen2.5-VL-7B on COCO: mAP 26.6 without the switch, 23.3 with it at 1/2"
-        )
-    }
-)
-"""Name of the family's frame -> the best switch for it in the paper."""
-
-
-def switch_of(family: str) -> ModelSwitch:
-    """Return the default switch for models of a family (a name in `frames.FRAMES`)."""
-    return MODEL_SWITCHES.get(family, PAPER_SWITCH)
-
-
-def follow_model(schedule: Schedule, family: str) -> Schedule:
-    """Apply a model family's default switch; a schedule that was set explicitly is unchanged.
-
-    >>> [follow_model(VISIONR1, family).stage(0.9) for family in ("qwen2.5-vl", "qwen3-vl")]
-    [0, 1]
-    >>> follow_model(staged(at=0.5), "qwen2.5-vl").stage(0.9)
-    1
-    """
-    return _switched(schedule, family) if schedule.follows_model else schedule
-
-
-@cache
-def _switched(schedule: Schedule, family: str) -> Schedule:
-    (begin, first), (_, second) = schedule.points
-    return replace(schedule, points=((begin, first), (switch_of(family).at, second)))
-
-
 def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """Move linearly from `first` to `last` between `begin` and `end`; constant outside.
-
-    >>> round(linear(BEGINNER, ADVANCED)(0.5).match_iou, 3)
-    0.625
-    """
+    """Move linearly from `first` to `last` between `begin` and `end`; constant outside."""
     return _ramp(first, last, begin, end, "linear")
 
 
 def cosine(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """Like `linear`, but slow at both ends (half a cosine wave).
-
-    >>> [round(cosine(BEGINNER, ADVANCED)(p).match_iou, 3) for p in (0.0, 0.25, 0.5, 1.0)]
-    [0.5, 0.537, 0.625, 0.75]
-    """
+    """Like `linear`, but slow at both ends (half a cosine wave)."""
     return _ramp(first, last, begin, end, "cosine")
+
+
+def _ramp(first: Thresholds, last: Thresholds, begin: float, end: float, interpolation: str) -> Schedule:
+    if not 0.0 <= begin < end <= 1.0:
+        raise ValueError(f"begin = {begin!r}, end = {end!r}: needs 0 <= begin < end <= 1")
+    points = ((begin, first), (end, last))
+    return Schedule(points if begin == 0.0 else ((0.0, first), *points), interpolation)
 
 
 def piecewise(points: Sequence[tuple[float, Thresholds]], *, interpolation: str = "step") -> Schedule:
@@ -265,8 +182,34 @@ def piecewise(points: Sequence[tuple[float, Thresholds]], *, interpolation: str 
     return Schedule(tuple((float(at), thresholds) for at, thresholds in points), interpolation)
 
 
-def _ramp(first: Thresholds, last: Thresholds, begin: float, end: float, interpolation: str) -> Schedule:
-    if not 0.0 <= begin < end <= 1.0:
-        raise ValueError(f"begin = {begin!r}, end = {end!r}: needs 0 <= begin < end <= 1")
-    points = ((begin, first), (end, last))
-    return Schedule(points if begin == 0.0 else ((0.0, first), *points), interpolation)
+VISIONR1 = replace(staged(), follows_model=True)
+"""The default: from beginner to advanced thresholds at half of training; for some models never, see `follow_model`."""
+
+
+class ModelSwitch(NamedTuple):
+    """The fraction of training at which Vision-R1's thresholds tighten (1.0: never), and the paper's numbers for it."""
+
+    at: float
+    reason: str
+
+
+_TABLE_5 = (
+    "arXiv 2503.18013, Table 5, Griffon-G-7B on COCO: mAP 42.1 with the switch at 1/2, 39.9 without; no other model"
+)
+_TABLE_10 = "arXiv 2503.18013, Table 10, Qwen2.5-VL-7B on COCO: mAP 26.6 without the switch, 23.3 with it at 1/2"
+
+
+def switch_of(family: str) -> ModelSwitch:
+    """Return the best switch in the paper for models of a family (a name in `frames.FRAMES`)."""
+    return ModelSwitch(1.0, _TABLE_10) if family == "qwen2.5-vl" else ModelSwitch(0.5, _TABLE_5)
+
+
+def follow_model(schedule: Schedule, family: str) -> Schedule:
+    """Apply a model family's default switch; a schedule that was set explicitly is unchanged."""
+    return _switched(schedule, family) if schedule.follows_model else schedule
+
+
+@cache
+def _switched(schedule: Schedule, family: str) -> Schedule:
+    (begin, first), (_, second) = schedule.points
+    return replace(schedule, points=((begin, first), (switch_of(family).at, second)))

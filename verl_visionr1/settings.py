@@ -18,27 +18,13 @@ class SettingsError(ValueError):
 
 
 def decoded(plain: object, struct: type[S], where: str = "") -> S:
-    """Convert plain dicts, lists and scalars to a settings record.
+    """Convert plain dicts, lists and scalars of YAML or a command line to a record.
 
     A null for a key that does not allow it counts as not set: YAML yields it for a key followed only by comments.
-
-    Args:
-        plain: data from YAML or a command line.
-        struct: the record's type.
-        where: prefix of keys in messages, for example "presets.mine".
-
-    Raises:
-        SettingsError: not a mapping, an unknown key (with the nearest known one), or a value of the wrong type.
-
-    >>> class Weighted(msgspec.Struct):
-    ...     weight: float
-    >>> decoded({"wieght": 1}, Weighted, "criteria.recall")
-    Traceback (most recent call last):
-    ...
-    verl_visionr1.settings.SettingsError: criteria.recall.wieght: unknown key; did you mean weight?
+    `where` is the prefix of keys in messages, for example "presets.mine". SettingsError: not a mapping, an unknown key
+    (with the nearest known one), or a value of the wrong type.
     """
-    _check_records(plain, struct, where)
-    plain = _as_meant(plain, struct)
+    plain = _normalize(plain, struct, where)
     try:
         return msgspec.convert(plain, struct)
     except msgspec.ValidationError as error:
@@ -46,44 +32,30 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
         key = path.rstrip("`").replace("[...]", "").lstrip(".")
         dotted = ".".join(filter(None, (where, key)))
         value = _at(plain, key)
-        raise SettingsError(f"{dotted} = {value!r}: {_advice(struct, key, value) or reason}") from None
+        raise SettingsError(f"{dotted} = {value!r}: {_advice(struct, key, value, reason)}") from None
 
 
-def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> None:
-    """Raise for unknown keys and invalid nested records, whose names msgspec does not report."""
+def _normalize(plain: object, struct: type[msgspec.Struct], where: str) -> dict[str, Any]:
+    """Check the keys, decode nested records, and drop null and `off` read as false, as YAML yields them."""
     if not isinstance(plain, Mapping):
         raise SettingsError(f"{where or 'settings'} = {plain!r}: needs keys below it")
     refuse_unknown(plain, struct.__struct_fields__, where)
-    hints = get_type_hints(struct)
-    for key, value in plain.items():
-        inner = _struct_in(hints[key])
-        dotted = f"{where}.{key}" if where else str(key)
-        if inner is None or value is None:
-            continue
-        if get_origin(hints[key]) is dict:
-            for name, below in value.items() if isinstance(value, Mapping) else ():
-                if below is not None:
-                    decoded(below, inner, f"{dotted}.{name}")
-        else:
-            decoded(value, inner, dotted)
-
-
-def _as_meant(plain: Any, struct: type[msgspec.Struct]) -> Any:
-    """Normalize data of YAML and command lines: null, `off` read as false, names that look like numbers."""
-    if not isinstance(plain, Mapping):
-        return plain
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
     meant: dict[str, Any] = {}
     for key, value in plain.items():
         hint, inner = fields[key].type, _struct_in(fields[key].type)
+        dotted = f"{where}.{key}" if where else str(key)
         if value is None and not fields[key].required and type(None) not in get_args(hint):
             continue
         if value is False and "off" in _choices(hint):
             value = "off"
-        elif isinstance(value, Mapping) and inner is not None and get_origin(hint) is not dict:
-            value = _as_meant(value, inner)
-        elif isinstance(value, Mapping):
-            value = {str(name): below if inner is None else _as_meant(below, inner) for name, below in value.items()}
+        elif isinstance(value, Mapping) and get_origin(hint) is dict:
+            value = {
+                str(name): below if inner is None or below is None else decoded(below, inner, f"{dotted}.{name}")
+                for name, below in value.items()
+            }
+        elif inner is not None and value is not None:
+            value = decoded(value, inner, dotted)
         meant[key] = value
     return meant
 
@@ -118,23 +90,24 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 
 
 def needs_one_of(given: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name.
-
-    >>> needs_one_of("originl", ["original", "unit"]), needs_one_of("x", ["original", "unit"])
-    ('needs one of original, unit; did you mean original?', 'needs one of original, unit')
-    """
+    """The end of a message about an unknown name: the known ones, and the nearest."""
     known = list(known)
     return "; ".join(filter(None, (f"needs one of {', '.join(known)}", did_you_mean(given, known))))
 
 
-def _advice(struct: Any, dotted: str, value: object) -> str | None:
-    """The choices of a key, if it has some."""
+def _advice(struct: Any, dotted: str, value: object, reason: str) -> str:
+    """What is allowed: the choices of a key, or msgspec's reason."""
     hint: Any = struct
     for key in dotted.split("."):
         inner = _struct_in(hint)
         hint = get_type_hints(inner).get(key) if inner is not None else None
     choices = _choices(hint)
-    return needs_one_of(value, choices) if choices else None
+    if not choices:
+        return reason
+    others = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    if all(part is type(None) or get_origin(part) is Literal for part in others):
+        return needs_one_of(value, choices)
+    return f"{reason}, or {', '.join(choices)}"
 
 
 def _at(plain: Any, dotted: str) -> Any:

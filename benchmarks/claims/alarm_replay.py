@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_visionr1.alarm_rules import AlarmRules
-from verl_visionr1.alarms import AlarmState, Batch, advance, changes
+from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance, changes
 
 OLD_NAMES = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
 """Old -> new names of metrics in recorded runs."""

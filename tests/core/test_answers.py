@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cpu_time import grows_too_fast
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_texts import garbage
 
 from verl_visionr1.answers import (
     MAX_BOXES,
@@ -18,12 +16,11 @@ from verl_visionr1.answers import (
     Answer,
     Defect,
     parse_griffon,
-    parse_qwen_json,
-    parse_visionr1_released,
 )
 from verl_visionr1.answers.envelope import unwrap
 from verl_visionr1.answers.objects import LONG_CHARS, read_objects
 
+parse_qwen_json, parse_visionr1_released = PARSERS["qwen-json"], PARSERS["visionr1-released"]
 GOLDEN = Path(__file__).parents[1] / "golden" / "visionr1.jsonl"
 ONE = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
 OBJECT = ONE[1:-1]
@@ -272,6 +269,7 @@ simple = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(simple, st.integers(0, 400))
 def test_a_cut_answer_keeps_its_complete_objects(written: list[dict], n_kept: int) -> None:
     whole, text = parse_qwen_json(json.dumps(written)), json.dumps(written)[:n_kept]
@@ -281,87 +279,6 @@ def test_a_cut_answer_keeps_its_complete_objects(written: list[dict], n_kept: in
     assert answer.boxes_xyxy == whole.boxes_xyxy[: len(answer.boxes_xyxy)]
     if text != json.dumps(written):
         assert answer.defects
-
-
-def is_sound(value: object) -> bool:
-    """The format as DESIGN words it, written down a second time."""
-    return isinstance(value, list) and all(
-        isinstance(item, dict)
-        and isinstance(item.get("label"), str)
-        and item["label"].strip() != ""
-        and isinstance(box := item.get("bbox_2d"), list)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e308 for v in box)
-        and box[0] < box[2]
-        and box[1] < box[3]
-        for item in value
-    )
-
-
-ordered = st.tuples(*[st.integers(0, 9)] * 4).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
-nearly_items = st.dictionaries(
-    st.sampled_from(["bbox_2d", "label"]),
-    st.one_of(
-        ordered, st.lists(st.integers(0, 9) | st.none(), min_size=3, max_size=5), st.sampled_from(["cat", "", " "])
-    ),
-)
-good_items = st.fixed_dictionaries({"bbox_2d": ordered, "label": st.just("cat")})
-nearly_answers = st.lists(good_items | nearly_items, max_size=3) | nearly_items
-
-
-@given(nearly_answers | st.lists(good_items, max_size=3))
-def test_well_formed_means_sound(value: object) -> None:
-    assert (parse_qwen_json(json.dumps(value)).defects == ()) == is_sound(value)
-
-
-@given(garbage)
-def test_what_is_no_json_is_not_well_formed(text: str) -> None:
-    if "```" in text or "<" in text or text.strip().lower() in ("none", "none."):
-        return  # an envelope, tested above
-    try:
-        sound = is_sound(json.loads(text))
-    except ValueError:
-        sound = False
-    assert (parse_qwen_json(text).defects == ()) == sound
-
-
-MB = 1_000_000
-HOSTILE = {
-    "braces open": "{" * MB,
-    "braces close": "}" * MB,
-    "brackets open": "[" * MB,
-    "brackets nested": "[" * 50_000 + "]" * 50_000,
-    "nested beside a box": '[{"bbox_2d": [1, 2, 3, 4], "label": "a", "x": ' + "[" * 45_000 + "]" * 45_000 + "}]",
-    "objects nested": '{"a":' * 20_000 + "1" + "}" * 20_000,
-    "fences": "```" * (MB // 3),
-    "think tags": "<think>" * (MB // 7),
-    "answer tags": "<answer>" * (MB // 8),
-    "closed answers": "<answer></answer>" * (MB // 17),
-    "keys": '"bbox_2d"' * (MB // 9),
-    "objects with only a key": '{"bbox_2d"}' * (MB // 11),
-    "objects with a bad box": '{"bbox_2d": [1, 2, 3]}' * (MB // 22),
-    "objects without a comma": '{"bbox_2d":[1,2,3,4],"label":"a"}' * (MB // 33),
-    "10000 boxes": many(10_000),
-    "an open string": '[{"bbox_2d": [1, 2, 3, 4], "label": "' + "a" * MB,
-    "open objects in the released spelling": '{"bbox_2d": [1, 2, 3, 4], "label": "' * (MB // 36),
-    "one long number": "[" + "9" * MB + "]",
-    "long integers": "[" + ",".join(["9" * 4200] * 23) + "]",
-    "numbers slow to read": many(1900, "[-1e308,-1e308,1e308,1e308]"),
-    "numbers slow to read, then broken": many(1900, "[-1e308,-1e308,1e308,1e308]")[:-1] + ",1]",
-    "ampersands": "&" * MB,
-    "griffon boxes": "a-[0.100,0.200,0.300,0.400]&" * (MB // 28),
-    "commas": "[" + "," * MB + "]",
-    "backslashes": '["' + "\\" * MB + '"]',
-    "blanks": " " * MB + "[",
-    "surrogates": "\ud800" * MB,
-}
-
-
-@pytest.mark.parametrize("name", PARSERS)
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_time_grows_with_the_length_of_a_hostile_text(name: str, text: str) -> None:
-    for size in (MAX_CHARS, len(text)):  # what is read of an answer, and what is around it
-        assert not grows_too_fast(lambda n: PARSERS[name](text[:n]), size)
 
 
 @given(

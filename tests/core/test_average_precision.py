@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -25,7 +25,7 @@ from verl_visionr1.criteria.average_precision import (
     od_length,
     rank_matches,
 )
-from verl_visionr1.matching import match_class_agnostic, match_class_aware
+from verl_visionr1.matching import match_class_aware
 
 SIZE = (200, 200)
 A, B, C, FAR = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0), (100.0, 100.0, 110.0, 110.0)
@@ -105,28 +105,10 @@ def test_more_than_100_boxes_count() -> None:
     assert judged(many, many) == [1.0, 1.0, 1.0]
 
 
-def test_any_matching_keeps_them_in_bounds() -> None:
-    """A matching that ignores labels may pair a prediction with a target of another class."""
-    answer = Answer((A, C), ("dog", "dog"))
-    target = Target(task="detection", size_wh=SIZE, boxes_xyxy=[A, C], labels=["cat", "dog"])
-    assert ap(answer, target, match_class_agnostic(answer, target)) == 1.0
-    unlabelled = Target(task="pointing", size_wh=SIZE, boxes_xyxy=[A, C], categories=["cat", "dog"])
-    assert ap(answer, unlabelled, match_class_agnostic(answer, unlabelled)) == 1.0
-
-
 grid = st.tuples(*[st.integers(0, 3)] * 2, *[st.integers(1, 3)] * 2).map(
     lambda b: (b[0] * 8.0, b[1] * 8.0, (b[0] + b[2]) * 8.0, (b[1] + b[3]) * 8.0)
 )
 scenes = st.lists(st.tuples(grid, st.sampled_from(["cat", "dog", "Cow"])), max_size=6)
-
-
-@given(scenes, scenes, st.randoms(use_true_random=False))
-def test_order_does_not_matter_to_the_bit(predictions: list, targets: list, rng: random.Random) -> None:
-    expected = judged(predictions, targets)
-    for _ in range(3):
-        rng.shuffle(predictions)
-        rng.shuffle(targets)
-        assert judged(predictions, targets) == expected
 
 
 @given(scenes, scenes, st.sampled_from(["cat", "dog", "Cow", "horse", ""]), st.booleans())
@@ -213,7 +195,7 @@ def crowd(rng: random.Random, n: int, labels: Sequence[str]) -> list[Labelled]:
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct scores", "equal scores"])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_twin_pycocotools(seed: int, ties: bool) -> None:
     rng = random.Random(seed)
     targets = crowd(rng, rng.choice([1, 3, 10, 40]), ["cat", "dog"])
@@ -235,16 +217,6 @@ def test_of_equal_overlaps_coco_takes_the_last() -> None:
         by_pycocotools(predictions, targets, [0.9, 0.8])
     )
     assert by_the_core(predictions, targets, [0.9, 0.8])[1] == pytest.approx(51 / 101)
-
-
-@settings(max_examples=30)
-@given(scenes.filter(bool), scenes.filter(bool), st.randoms(use_true_random=False))
-def test_twin_pycocotools_on_a_grid_of_ties(predictions: list, targets: list, rng: random.Random) -> None:
-    predictions = [(box, label) for box, label in predictions if label in {name for _, name in targets}] or targets[:1]
-    scores = [rng.random() for _ in predictions]
-    assert by_the_core(predictions, targets, scores) == pytest.approx(
-        by_pycocotools(predictions, targets, scores), abs=1e-6
-    )
 
 
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 3))

@@ -6,7 +6,6 @@ import json
 import math
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,11 +14,9 @@ from hypothesis import strategies as st
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer, Defect
 from verl_visionr1.criteria.counting import count_exact, count_fuzzy, count_mra
-from verl_visionr1.rewards import PRESETS, Criterion, counting
+from verl_visionr1.rewards import PRESETS, Criterion
 
-BY_NUMBER = [preset.name for preset in counting.PRESETS if preset.answer_format == "count"]
-BY_LIST = [preset.name for preset in counting.PRESETS if preset.answer_format != "count"]
-ALL = [*BY_NUMBER, *BY_LIST]
+ALL = [name for name in PRESETS if PRESETS[name].tasks == ("counting",)]
 
 
 def target(count: int) -> Target:
@@ -63,13 +60,6 @@ def test_mra_by_definition(true: int, stated: int) -> None:
     """|s - y| / y < 1 - t, in fractions, for t = .5, .55, ... .95."""
     met = [100 * abs(stated - true) < (100 - t) * true for t in range(50, 100, 5)]
     assert count_mra(Answer(count=float(stated)), target(true)) == pytest.approx(sum(met) / 10)
-
-
-@given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 20))
-def test_nearer_is_never_worse(true: int, off: int, further: int) -> None:
-    for fn in (count_exact, count_fuzzy, count_mra):
-        near, far = (fn(Answer(count=float(true + d)), target(true)) for d in (off, off + further))
-        assert 0.0 <= far <= near <= 1.0
 
 
 def test_fuzzy_has_no_jump() -> None:
@@ -116,52 +106,3 @@ def test_presets(preset: str, text: str, true: int, expected: tuple[float, ...])
     assert [result.metrics[name] for name in ("format", "exact", "near")] == pytest.approx(expected)
     assert result.value == pytest.approx((0.5 * expected[0] + expected[1] + expected[2]) / 2.5)
     assert result.metrics["accuracy"] == expected[1]
-
-
-@pytest.mark.parametrize("preset", ALL)
-@pytest.mark.parametrize("true", [0, 1, 7, 120])
-def test_perfect_and_empty(preset: str, true: int) -> None:
-    assert score(boxes(true) if preset in BY_LIST else str(true), target(true), preset=preset).value == 1.0
-    assert score("", target(true), preset=preset).value == 0.0
-
-
-PIECES = [
-    "7",
-    "seven ",
-    "none",
-    "-",
-    "<think>",
-    "</think>",
-    "<answer>",
-    "</answer>",
-    boxes(7),
-    "[",
-    "]",
-    "\ud800",
-    "1e999",
-]
-any_text = st.one_of(st.text(st.characters()), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-
-
-@pytest.mark.parametrize("preset", ALL)
-@given(text=any_text, true=st.integers(0, 10))
-def test_any_text_is_judged(preset: str, text: str, true: int) -> None:
-    result = score(text, target(true), preset=preset)
-    assert 0.0 <= result.value <= 1.0
-    assert all(map(math.isfinite, result.metrics.values()))
-    assert result == score(text, target(true), preset=preset)
-
-
-@pytest.mark.parametrize("preset", ALL)
-@given(text=any_text)
-def test_a_count_in_the_reasoning_earns_nothing(preset: str, text: str) -> None:
-    reasoned = f"<think>{text.replace('</think>', '')} 7 {boxes(7)}"
-    for completion in (reasoned, reasoned + "</think>"):
-        assert score(completion, target(7), preset=preset).value == 0.0
-
-
-@pytest.mark.parametrize("preset", ALL)
-@pytest.mark.parametrize("weight", [{"exact": 1.0}])
-def test_exactness_is_always_reported(preset: str, weight: dict[str, Any]) -> None:
-    assert PRESETS[preset].accuracy == "exact"
-    assert PRESETS[preset].with_weights(weight).weights["exact"] == 1.0

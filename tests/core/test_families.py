@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from verl_visionr1.answers import FORMATS
-from verl_visionr1.families import FAMILIES, FAMILY_OF_TYPE, Family
-from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES
+from verl_visionr1.frames import FAMILIES, FAMILY_OF_TYPE, FRAMES, MODEL_TYPE_FRAMES, Family
 from verl_visionr1.rewards import PRESETS, score
 from verl_visionr1.targets import Target
 

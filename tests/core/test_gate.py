@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from verl_visionr1.gate import Gate, Gates, GateState, Observation, advance
-from verl_visionr1.rewards import COMMON_METRICS
 from verl_visionr1.settings import SettingsError, decoded
 
 GATE = Gate(bar=0.6, window=4, patience=2)
@@ -54,10 +53,6 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_bad_setting_is_an_error_that_names_it(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         decoded({"bar": 0.6, **settings}, Gate, "gate")
-
-
-def test_the_default_metric_is_one_that_every_preset_reports() -> None:
-    assert Gate(bar=0.6).metric in COMMON_METRICS
 
 
 def test_bars_that_are_not_one_a_move_are_an_early_error() -> None:
@@ -111,30 +106,6 @@ def test_when_a_stage_ends(gate: Gate, means: Sequence[float], stages: Sequence[
     assert followed(gate, means) == list(stages)
 
 
-OSCILLATIONS = [
-    *[(amplitude, period, 2) for amplitude in (0.01, 0.04) for period in (2, 3, 7, 20, 100)],
-    *[(amplitude, period, period) for amplitude in (0.2, 0.4) for period in (2, 3, 7, 20)],  # the window evens it out
-]
-
-
-@pytest.mark.parametrize(("amplitude", "period", "window"), OSCILLATIONS)
-def test_a_metric_that_oscillates_around_the_bar_does_not_flap(amplitude: float, period: int, window: int) -> None:
-    gate = Gate(bar=0.6, window=window, patience=2, may_fall_back=True)
-    means = [0.6 + amplitude * math.cos(2 * math.pi * step / period) for step in range(400)]
-    stages = followed(gate, means, n_stages=2)
-    assert stages[-1] == 1
-    assert sum(a != b for a, b in itertools.pairwise(stages)) == 1
-
-
-def test_without_hysteresis_it_would_flap() -> None:
-    """The test above can fail."""
-    gate = Gate(bar=0.6, window=2, patience=2, may_fall_back=True, hysteresis=0.0)
-    means = [0.6 + 0.04 * math.cos(2 * math.pi * step / 20) for step in range(400)]
-    assert sum(a != b for a, b in itertools.pairwise(followed(gate, means, n_stages=2))) > 10
-    steady = followed(changed(gate, hysteresis=0.05), means, n_stages=2)
-    assert sum(a != b for a, b in itertools.pairwise(steady)) == 1
-
-
 def test_completions_weigh_alike_not_steps() -> None:
     gate = Gate(bar=0.6, window=2, patience=1)
     few_good = advance(gate, GateState(), Observation(1, 0, 0.5, 30), 2)
@@ -160,17 +131,6 @@ def test_what_does_not_count(observation: Observation) -> None:
     assert advance(GATE, state, observation, 3) == state
     counted = replace(observation, step=9, stage=1, mean=0.9, n=4)
     assert advance(GATE, state, counted, 3) != state
-
-
-def test_rollouts_of_an_earlier_visit_to_a_stage_do_not_count() -> None:
-    gate = Gate(bar=0.6, window=2, patience=1, may_fall_back=True)
-    up = [Observation(step, 0, 0.9) for step in (1, 2)]
-    down = [Observation(step, 1, 0.1) for step in (3, 4)]
-    state = run(gate, GateState(), [*up, *down])[-1]
-    assert state == GateState(0, since=5)
-    late = [Observation(step, 0, 0.9) for step in (0, 1, 2, 4)]
-    assert run(gate, state, late)[-1] == state
-    assert run(gate, state, [Observation(step, 0, 0.9) for step in (5, 6)])[-1].stage == 1
 
 
 def test_fewer_stages_than_the_state_knows_of() -> None:
@@ -240,14 +200,6 @@ def test_within_a_stage_the_order_of_arrival_does_not_matter(data: st.DataObject
     assert run(gate, GateState(), seen)[-1] == run(gate, GateState(), shuffled)[-1]
 
 
-def test_a_late_step_takes_its_place_in_the_window() -> None:
-    gate = Gate(bar=0.6, window=2, patience=2)
-    state = run(gate, GateState(), [Observation(1, 0, 0.7), Observation(3, 0, 0.7)])[-1]
-    assert advance(gate, state, Observation(2, 0, 0.1), 2).stage == 0
-    assert advance(gate, state, Observation(2, 0, 0.7), 2).stage == 1
-    assert advance(gate, state, Observation(0, 0, 0.7), 2).stage == 1
-
-
 def test_parts_of_a_step_are_one_step() -> None:
     gate = Gate(bar=0.6, window=1, patience=2)
     parts = [Observation(1, 0, 0.9, 2), Observation(1, 0, 0.5, 2)]
@@ -256,35 +208,7 @@ def test_parts_of_a_step_are_one_step() -> None:
     assert advance(gate, state, Observation(2, 0, 0.9, 2), 2).stage == 1
 
 
-@given(order=st.permutations(range(1, 25)))
-def test_rollouts_that_arrive_in_any_order_end_at_the_same_stage(order: list[int]) -> None:
-    """Good rollouts all the way, judged at the stage that held when they were dispatched, sampled whenever."""
-    gate = Gate(bar=0.6, window=3, patience=2)
-    state = GateState()
-    for step in order:
-        state = advance(gate, state, Observation(step, 0, 0.9, 4), 3)
-    assert state.stage == 1  # never 2: all were judged at stage 0
-
-
 # --- data sources ----------------------------------------------------------------------------------------------------
-
-
-def test_each_source_has_its_own_stage() -> None:
-    gates = Gates(Gate(bar=0.6, window=2, patience=1), n_stages=3)
-    for step in range(1, 7):
-        for stage in (0, 1, 2):
-            scored = {"easy": (0.9, 8), "hard": (0.2, 8), "absent": (None, 0)}
-            gates = gates.advance(step, stage, {s: m for s, m in scored.items() if gates.stage(s) == stage})
-    assert {source: gates.stage(source) for source in ("easy", "hard", "absent", "new")} == {
-        "easy": 2,
-        "hard": 0,
-        "absent": 0,
-        "new": 0,
-    }
-    alone = Gates(gates.gate, 3)
-    for step in range(1, 7):
-        alone = alone.advance(step, alone.stage("easy"), {"easy": (0.9, 8)})
-    assert alone.states["easy"].stage == gates.states["easy"].stage
 
 
 @given(
@@ -303,15 +227,6 @@ def test_sources_do_not_touch_each_other_and_survive_a_checkpoint(
     for name in "abc":
         own = [Observation(step, stage, mean, n) for source, step, stage, mean, n in seen if source == name]
         assert together.states.get(name, GateState()) == run(gate, GateState(), own)[-1]
-
-
-def test_gates_are_values() -> None:
-    before = Gates(GATE, 2)
-    after = before.advance(1, 0, {"coco": (0.9, 8)})
-    assert before.states == {}
-    assert set(after.states) == {"coco"}
-    with pytest.raises(TypeError):
-        after.states["lvis"] = GateState()  # type: ignore[index]
 
 
 BAD_STATES: dict[str, dict[str, Any]] = {

@@ -6,9 +6,6 @@ import pytest
 
 from verl_visionr1 import Target, score
 from verl_visionr1.boxes import Box
-from verl_visionr1.criteria.dense import soft_iou
-from verl_visionr1.criteria.grounding import hit_over_max, iou2_over_max, soft_giou
-from verl_visionr1.matching import Matching
 
 LEFT, RIGHT = (0.0, 0.0, 100.0, 100.0), (200.0, 0.0, 300.0, 100.0)
 SIZE = (640, 480)
@@ -87,25 +84,8 @@ def test_only_giou_tells_near_from_far() -> None:
     assert len(set(values)) == len(values)
 
 
-def test_giou_takes_the_nearest_of_several_guesses() -> None:
-    near, far = moved(LEFT, 120), moved(LEFT, 400)
-    both = judged(said((far, "cat"), (near, "cat")), ONE)[2]
-    assert both == pytest.approx(judged(said((near, "cat")), ONE)[2] / 2)
-
-
 def test_two_boxes_are_matched_by_what_is_judged() -> None:
     """By IoU nothing matches; by GIoU each box goes to its own side."""
     target = phrases(cats=[LEFT, RIGHT])
     text = said((moved(RIGHT, 110), "cats"), (moved(LEFT, -0.5), "cats"))
     assert judged(text, target)[2] > judged(said((moved(LEFT, -0.5), "cats")), target)[2]
-
-
-def test_criteria_alone() -> None:
-    matching = Matching(((0, 0), (1, 1)), (0.8, 0.4), 3, 2)
-    assert soft_iou(matching) == pytest.approx(1.2 / 3)
-    assert iou2_over_max(matching) == pytest.approx((0.64 + 0.16) / 3)
-    assert soft_giou(matching) == pytest.approx((0.9 + 0.7) / 3)
-    assert hit_over_max(matching) == pytest.approx(1 / 3)
-    assert hit_over_max(matching, match_iou=0.4) == pytest.approx(2 / 3), "a bound is reached at it"
-    for criterion in (soft_iou, iou2_over_max, soft_giou, hit_over_max):
-        assert criterion(Matching((), (), 0, 0)) == 1.0

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ from scipy.optimize import linear_sum_assignment
 
 from verl_visionr1 import Target
 from verl_visionr1.answers import Answer
-from verl_visionr1.boxes import Box, iou, pairwise_giou
+from verl_visionr1.boxes import Box, pairwise_giou
 from verl_visionr1.matching import (
-    MATCHERS,
     MAX_PAIRS,
     Matching,
     find_ignored,
@@ -25,7 +23,6 @@ from verl_visionr1.matching import (
     match_nothing,
     match_visionr1_released,
 )
-from verl_visionr1.targets import normalize_label
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "visionr1.jsonl"
 SIDE = 200
@@ -40,7 +37,6 @@ def answer_of(boxes: Sequence[Box], labels: Sequence[str], n_dropped: int = 0) -
 
 
 A, B, C = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0)
-LOWER_A = (0.0, 5.0, 10.0, 10.0)
 HALF_A = (0.0, 0.0, 10.0, 5.0)
 
 # predictions, their labels, targets, their labels -> pairs, ious, n_predicted
@@ -134,34 +130,8 @@ labelled = st.tuples(grid_boxes | float_boxes, st.sampled_from(["cat", "dog", "C
 scenes = st.lists(labelled, max_size=6)
 
 
-def best_total(some: list[Box], others: list[Box]) -> float:
-    """The largest total IoU of any one-to-one pairing, by trying all."""
-    if len(some) > len(others):
-        some, others = others, some
-    return max(
-        sum(itertools.starmap(iou, zip(some, chosen, strict=True)))
-        for chosen in itertools.permutations(others, len(some))
-    )
-
-
 def split(scene: list[tuple[Box, str]]) -> tuple[tuple[Box, ...], tuple[str, ...]]:
     return tuple(box for box, _ in scene), tuple(label for _, label in scene)
-
-
-@settings(max_examples=150)
-@given(scenes, scenes)
-def test_the_total_iou_is_the_best_there_is(predictions: list[tuple[Box, str]], targets: list[tuple[Box, str]]) -> None:
-    boxes, labels = split(predictions)
-    target = target_of(*split(targets), categories=["cat", "dog"])
-    by_label = sum(
-        best_total(
-            *[[box for box, label in scene if normalize_label(label) == name] for scene in (predictions, targets)]
-        )
-        for name in ("cat", "dog")
-    )
-    assert sum(match_class_aware(answer_of(boxes, labels), target).ious) == pytest.approx(by_label, abs=1e-9)
-    anyhow = best_total(list(boxes), [box for box, _ in targets])
-    assert sum(match_class_agnostic(answer_of(boxes, labels), target).ious) == pytest.approx(anyhow, abs=1e-9)
 
 
 @given(
@@ -178,24 +148,6 @@ def test_order_does_not_matter(predictions: list, targets: list, rng: random.Ran
         matching = match(answer_of(*split(predictions)), target_of(*split(targets)))
         assert matching.ious == reference.ious, "the overlaps come in the same order too, so sums agree to the bit"
         assert (matching.n_predicted, matching.n_target) == (reference.n_predicted, reference.n_target)
-
-
-def random_scene(rng: random.Random, n: int) -> list[tuple[Box, str]]:
-    corners = [(rng.randrange(60), rng.randrange(60), rng.randrange(5, 40), rng.randrange(5, 40)) for _ in range(n)]
-    return [((float(x), float(y), float(x + w), float(y + h)), rng.choice(["cat", "dog"])) for x, y, w, h in corners]
-
-
-@pytest.mark.parametrize("n", [18, 40])
-def test_order_does_not_matter_in_a_crowd(n: int) -> None:
-    rng = random.Random(n)
-    predictions, targets = random_scene(rng, n), random_scene(rng, n)
-    predictions += predictions[: n // 2]  # exact ties
-    for match in (match_class_agnostic, match_class_aware, match_giou):
-        expected = match(answer_of(*split(predictions)), target_of(*split(targets))).ious
-        for _ in range(5):
-            rng.shuffle(predictions)
-            rng.shuffle(targets)
-            assert match(answer_of(*split(predictions)), target_of(*split(targets))).ious == expected
 
 
 def golden_matchings() -> list[object]:
@@ -266,13 +218,3 @@ def test_giou_of_boxes_too_thin_to_have_an_area(n: int) -> None:
 
 def test_nothing_is_matched_where_answers_are_no_boxes() -> None:
     assert match_nothing(answer_of([A, B], ["", ""], 1), target_of([A], ["cat"])) == Matching((), (), 3, 1)
-
-
-@pytest.mark.parametrize("name", MATCHERS)
-def test_absurd_boxes_match_nothing_and_do_not_raise(name: str) -> None:
-    absurd = ((-1e308, -1e308, 1e308, 1e308), (0.0, 0.0, 5e-324, 5e-324), (1e300, 1e300, 1e301, 1e301))
-    for n_targets in (1, 20):
-        target = target_of([A] * n_targets, ["cat"] * n_targets)
-        matching = MATCHERS[name](answer_of(absurd * n_targets, ["cat"] * 3 * n_targets), target)
-        assert all(overlap < 0.01 for overlap in matching.ious)
-        assert matching.n_predicted == 3 * n_targets

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pytest
-from cpu_time import is_quick
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pointed import CAT_DOG, GRID, NONE, NOWHERE, WH, A, B, Criterion, boxes, points
+from pointed import CAT_DOG, GRID, NOWHERE, WH, A, B, Criterion, boxes, points
 
-from verl_visionr1 import PRESETS, Target, score
+from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Box, Point
 from verl_visionr1.criteria.pointing import CRITERIA, point_distance, point_in_box, point_in_mask
@@ -26,7 +23,6 @@ VARIANTS: dict[str, Criterion] = {
     **{criterion.__name__: criterion for criterion in CRITERIA},
     "point_distance image": partial(point_distance, relative_to="image"),
     "no labels": partial(point_in_box, use_labels=False),
-    "box centres": partial(point_in_mask, box_centres=True),
 }
 
 coordinate = st.one_of(st.integers(-20, 660).map(float), st.floats())
@@ -70,6 +66,7 @@ def reordered(target: Target, order: Sequence[int]) -> Target:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=30)
 @given(data=st.data(), answer=any_answer, target=any_target())
 def test_any_answer_has_a_value_that_order_does_not_change(
     name: str, data: st.DataObject, answer: Answer, target: Target
@@ -91,6 +88,7 @@ def test_any_answer_has_a_value_that_order_does_not_change(
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
+@settings(max_examples=30)
 @given(answer=any_answer, target=any_target())
 def test_junk_and_duplicates_never_help(name: str, answer: Answer, target: Target) -> None:
     """A further point that is not an object's own lowers the value, or leaves it where it was for want of points."""
@@ -126,23 +124,10 @@ def test_perfect_is_one_and_a_duplicate_costs(criterion: Criterion, target: Targ
         assert criterion(twice, target, GRID) <= len(middles) / (len(middles) + 1) + 1e-9
 
 
-def test_a_thousand_points_take_milliseconds() -> None:
-    rng = random.Random(0)
-    corners = [(rng.uniform(0, 560), rng.uniform(0, 400)) for _ in range(100)]
-    targets: list[Box] = [(x, y, x + 60, y + 60) for x, y in corners]
-    masks = [Mask(polygons=[[x, y, x + 60, y, x + 60, y + 60, x + 30, y + 20, x, y + 60]]) for x, y in corners]
-    target = boxes(*targets, masks=masks, labels=[rng.choice("ab") for _ in targets])
-    pile = points(*[(300.0 + i / 1000, 240.0) for i in range(1000)], labels=("a" * 90_000, *"b" * 999))
-    grid = points(*[(i % 40 * 16.0, i // 40 * 19.0) for i in range(1000)], labels=tuple("ab" * 500))
-    for criterion, answer in itertools.product(VARIANTS.values(), (pile, grid)):
-        assert is_quick(partial(criterion, answer, target, GRID), 0.25)  # 1 to 10 ms on a calm machine
-
-
 def said(*items: tuple[Point, str]) -> str:
     return json.dumps([{"point_2d": list(point), "label": label} for point, label in items])
 
 
-QWEN = ["pointing", "point-in-mask", "point-distance"]
 MIDDLE_A, MIDDLE_B = (150, 150), (350, 200)
 
 # completion -> format, in box / in mask
@@ -181,17 +166,6 @@ def test_the_dense_preset_reports_the_hits() -> None:
     assert result.value == pytest.approx(0.2 + 0.8 * result.metrics["distance"])
 
 
-@pytest.mark.parametrize("preset", [*QWEN, "gui-click"])
-def test_images_without_the_object(preset: str) -> None:
-    point = {"gui-click": "[10, 20]"}.get(preset, said(((10, 20), "cat")))
-    assert score("[]", NONE, preset=preset).value == 1.0
-    assert score("None", NONE, preset=preset).value == 1.0
-    assert score(point, NONE, preset=preset).value == pytest.approx(0.2)
-    assert score("[[1, 2, 3, 4]]", NONE, preset=preset).metrics["accuracy"] < 1.0 or preset != "gui-click"
-    box = json.dumps([{"bbox_2d": [1, 2, 3, 4], "label": "cat"}])
-    assert score(box, NONE, preset=preset).metrics["accuracy"] == 0.0
-
-
 GUI = {
     "a hit": ("[150, 150]", 1.0),
     "in words of a GUI model": ("click(150, 150)", 1.0),
@@ -205,19 +179,3 @@ GUI = {
 @pytest.mark.parametrize(("text", "value"), GUI.values(), ids=GUI)
 def test_gui_click(text: str, value: float) -> None:
     assert score(text, boxes(A), preset="gui-click").value == pytest.approx(value)
-
-
-@pytest.mark.parametrize("preset", [*QWEN, "gui-click"])
-def test_a_preset_says_what_it_is(preset: str) -> None:
-    assert PRESETS[preset].tasks == ("pointing",)
-    assert PRESETS[preset].matching == "none"
-    assert PRESETS[preset].accuracy in PRESETS[preset].weights
-    assert PRESETS[preset].source
-
-
-@pytest.mark.parametrize("preset", [*QWEN, "gui-click"])
-@given(text=st.one_of(st.text(), st.text(alphabet='[]{}(),:"0123456789.eE-pointbx_2dlac '), st.sampled_from([*"[{("])))
-def test_no_text_raises(preset: str, text: str) -> None:
-    result = score(text, CAT_DOG, preset=preset, frame="qwen3-vl")
-    assert 0.0 <= result.value <= 1.0
-    assert all(math.isfinite(value) for value in result.metrics.values())

@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
 
@@ -63,19 +61,6 @@ REFUSED = {
 def test_what_the_resizing_refuses(given_: tuple, budget: dict, message: str) -> None:
     with pytest.raises(SizeError, match=message):
         processed_size(*given_, **budget)
-
-
-@given(
-    st.tuples(st.integers(1, 5000), st.integers(1, 5000)).filter(lambda wh: max(wh) <= 100 * min(wh)),
-    st.sampled_from(list(PROCESSORS)),
-)
-def test_both_sides_are_whole_tokens(size_wh: tuple[int, int], family: str) -> None:
-    processor = PROCESSORS[family]
-    w, h = processed_size(size_wh, family)
-    assert w % processor.factor == h % processor.factor == 0
-    assert w > 0
-    assert h > 0
-    assert w * h * processor.n_frames <= processor.max_pixels
 
 
 CONFIGS = {

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     *["verl", "ray", "torch", "torchvision", "transformers", "vllm", "tensordict", "hydra", "omegaconf", "datasets"],
@@ -44,9 +42,8 @@ def test_scoring_loads_scipy_and_no_framework() -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_each_module_of_the_core_stands_alone(module: str) -> None:
-    assert not packages_loaded_by(f"import verl_visionr1.{module}") & HEAVY
+def test_no_module_of_the_core_loads_a_framework() -> None:
+    assert not packages_loaded_by(f"from verl_visionr1 import {', '.join(PURE)}") & HEAVY
 
 
 def test_the_purity_check_can_fail() -> None:
@@ -65,18 +62,10 @@ def test_imports_go_one_way() -> None:
     assert "0 broken" in run.stdout
 
 
-BROKEN = {
-    "a floor below may not import one above": (r'"matching", "(answers [^"]*)"', r'"\1", "matching"'),
-    "a forbidden package is found": (r'forbidden_modules = \["verl"', 'forbidden_modules = ["msgspec", "verl"'),
-    "every module has a floor": (r'"criteria", ', ""),
-}
-
-
-@pytest.mark.parametrize(("pattern", "replacement"), BROKEN.values(), ids=BROKEN)
-def test_the_import_check_can_fail(pattern: str, replacement: str, tmp_path: Path) -> None:
-    config, n_changed = re.subn(pattern, replacement, (ROOT / "pyproject.toml").read_text(), count=1)
-    assert n_changed == 1, "the contract is worded differently now"
-    (tmp_path / "pyproject.toml").write_text(config)
+def test_the_import_check_can_fail(tmp_path: Path) -> None:
+    swapped = re.sub(
+        r'"matching", "(answers [^"]*)"', r'"\1", "matching"', (ROOT / "pyproject.toml").read_text(), count=1
+    )
+    (tmp_path / "pyproject.toml").write_text(swapped)
     run = lint_imports(tmp_path / "pyproject.toml")
-    assert run.returncode == 1
-    assert "1 broken" in run.stdout or "contain undeclared" in run.stdout + run.stderr, run.stdout + run.stderr
+    assert (run.returncode, "1 broken" in run.stdout) == (1, True), run.stdout + run.stderr

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 
 import pytest
-from cpu_time import grows_too_fast
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.answers import PARSERS, Answer
@@ -35,12 +33,6 @@ def test_reasoning_in_a_channel_is_no_answer(written: str, value: float) -> None
     assert score(written, SIGN, preset=GEMMA, frame="gemma").value == pytest.approx(value)
 
 
-def test_a_count_in_a_channel_is_none() -> None:
-    target = Target(task="counting", size_wh=(10, 10), count=7)
-    assert score("<|channel>thought\nthree and 4<channel|>7", target).value == 1.0
-    assert score("<|channel>thought\n3 left and 4 right, so 7. Wait", target).value == 0.0
-
-
 @pytest.mark.parametrize(
     ("written", "label"),
     [
@@ -60,15 +52,6 @@ def test_a_label_that_breaks_the_json_costs_the_format_alone(written: str, label
     assert score(f"[{written}]", SIGN, frame="qwen3-vl").value == pytest.approx(2 / 3)
     both = PARSERS["qwen-json"](f"[{other}, {written}, {other}]")
     assert both.boxes_xyxy == ((300, 300, 400, 400), (100, 100, 200, 200), (300, 300, 400, 400))
-
-
-@pytest.mark.parametrize(
-    "seed",
-    ["{", "{x{}", "{ {}", "{{}{}", "}{", '{"bbox_2d": [', '{"label": "', '{"bbox_2d": [1,2,3,4], "label": "a "b""}'],
-)
-def test_broken_json_is_read_in_linear_time(seed: str) -> None:
-    text = ("Look " + seed * 80_000)[:80_000]
-    assert not grows_too_fast(lambda n: PARSERS["qwen-json"](text[:n]), len(text))
 
 
 @pytest.mark.parametrize(
@@ -94,27 +77,6 @@ def test_options_that_differ_by_a_sign_are_two(said: str, gold: str, value: floa
 )  # fmt: skip
 def test_numbers_with_powers_and_fractions(said: str, gold: str, value: float) -> None:
     assert text.number(Answer((), (), 0, (), text=said), Target(task="text", answer=gold)) == value
-
-
-@pytest.mark.parametrize("n", [257, 400, 512])
-def test_every_object_pointed_at_is_worth_everything(n: int) -> None:
-    points = [(float(i % 20 * 50), float(i // 20 * 35)) for i in range(n)]
-    random.Random(n).shuffle(points)
-    target = Target(task="pointing", size_wh=(1000, 1000), points_xy=points, labels=["dot"] * n)
-    written = json.dumps([{"point_2d": point, "label": "dot"} for point in sorted(points)])
-    assert score(written, target, frame="original").value == 1.0
-
-
-@pytest.mark.parametrize("language", ["", "json", "xml", "XML"])
-def test_a_fence_may_name_its_language(language: str) -> None:
-    written = f'```{language}\n<points x1="64" y1="48" alt="cat">cat</points>\n```'
-    assert PARSERS["molmo-points"](written).defects == ()
-
-
-@pytest.mark.parametrize("written", ["None", "none", "None.", "NONE"])
-def test_none_says_that_nothing_is_there(written: str) -> None:
-    nothing = Target(task="detection", size_wh=(10, 10), categories=["cat", "dog"])
-    assert score(written, nothing, frame="original").value == 1.0
 
 
 def test_equal_boxes_of_other_labels_in_any_order() -> None:

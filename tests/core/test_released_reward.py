@@ -49,9 +49,10 @@ def test_the_known_answers_are_all_there() -> None:
     assert {row["reward"] for row in GOLDEN_ROWS} == set(GOLDEN_REWARDS)
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row["id"]) for row in GOLDEN_ROWS if not row["raises"]])
-def test_known_answers_of_the_released_code(row: dict[str, Any]) -> None:
-    assert golden_score(row) == pytest.approx(row["value"], abs=1e-6)
+def test_known_answers_of_the_released_code() -> None:
+    for row in GOLDEN_ROWS:
+        if not row["raises"]:
+            assert golden_score(row) == pytest.approx(row["value"], abs=1e-6), row["id"]
 
 
 def test_where_the_released_code_crashed_the_value_is_low() -> None:
@@ -88,7 +89,3 @@ def test_released_on_an_image_without_objects() -> None:
     for text, expected in (("[]", (0, 1, 1)), ("nothing", (1, 1, 1)), (said(CAT), (0, 0, 0))):
         metrics = score(text, NEGATIVE, preset="visionr1-released").metrics
         assert tuple(metrics[name] for name in VISIONR1) == expected
-
-
-def test_released_is_a_sum() -> None:
-    assert score(f"```json\n{said(CAT, DOG)}\n```", TARGET, preset="visionr1-released").value == 3.0

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from reward_cases import BOUNDED, CAT, COW, DOG, NEGATIVE, TARGET, TARGETS, VISIONR1, said, shifted
+from reward_cases import BOUNDED, CAT, COW, DOG, TARGET, VISIONR1, said, shifted
 
-from verl_visionr1 import COMMON_METRICS, PRESETS, FrameError, RewardError, Target, score
+from verl_visionr1 import PRESETS, FrameError, RewardError, Target, score
 from verl_visionr1.criteria import precision, recall, well_formed
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import Criterion, Preset, find_preset
-from verl_visionr1.schedule import constant, staged
-
-EVERY_TARGET = [
-    pytest.param(name, target, id=f"{name}-{task}{i}")
-    for name, preset in PRESETS.items()
-    for task in preset.tasks
-    for i, target in enumerate(TARGETS[task])
-]
-
-
-def test_the_facade() -> None:
-    target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
-    text = '[{"bbox_2d": [101, 99, 201, 198], "label": "cat"}]'
-    result = score(text, target, preset="visionr1", frame="qwen2.5-vl", processed_wh=(644, 476), progress=0.3)
-    assert isinstance(result.value, float)
-    assert result.value == 1.0
-    assert all(isinstance(value, float) for value in result.metrics.values())
-    assert {"format", "recall", "precision"} <= set(result.metrics)
-    with pytest.raises(TypeError):
-        score(text, target, "visionr1")  # type: ignore[misc]
-
+from verl_visionr1.schedule import staged
 
 CALLERS_MISTAKES = {
     "unknown preset": ({"preset": "visionr2"}, RewardError, "preset = 'visionr2'"),
@@ -49,23 +28,6 @@ CALLERS_MISTAKES = {
 def test_a_callers_mistake_is_an_error(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         score("[]", TARGET, **options)
-
-
-TEXTS = ["", "prose", "[]", "None", "{}", "[", said(CAT), said(CAT, DOG), said(CAT, CAT, COW), "\ud800", said(CAT)[:-9]]
-
-
-@pytest.mark.parametrize(("preset", "target"), EVERY_TARGET)
-def test_the_same_finite_metrics_for_every_input(preset: str, target: Target) -> None:
-    weights = find_preset(preset).weights
-    keys = (*weights, *COMMON_METRICS)
-    assert find_preset(preset).metrics == keys
-    for text, progress in itertools.product(TEXTS, (None, 0.0, 0.49, 0.5, 1.0)):
-        result = score(text, target, preset=preset, progress=progress)
-        assert tuple(result.metrics) == keys
-        assert all(type(value) is float and math.isfinite(value) for value in [result.value, *result.metrics.values()])
-        total = sum(weight * result.metrics[name] for name, weight in weights.items())
-        mean = total / sum(weights.values())
-        assert result.value == pytest.approx(total if find_preset(preset).is_sum else mean)
 
 
 def test_only_released_presets_are_sums() -> None:
@@ -114,27 +76,6 @@ def test_default_preset(text: str, form: float, recall: float, precision: float)
     assert result.value == pytest.approx((form + recall + precision) / 3)
 
 
-NOTHING_THERE = {
-    "the empty list": ("[]", 1, 1, 1),
-    "the instructed None": ("None", 1, 1, 1),
-    "one box": (said(CAT), 1, 0, 0),
-    "a box that cannot be read": ('[{"bbox_2d": [1, 2], "label": "cat"}]', 0, 0, 0),
-    "prose": ("There is none.", 0, 0, 0),
-    "silence": ("", 0, 0, 0),
-    "a list that was cut off": ("[", 0, 0, 0),
-}
-
-
-@pytest.mark.parametrize(("text", "form", "recall", "precision"), NOTHING_THERE.values(), ids=NOTHING_THERE)
-@pytest.mark.parametrize("preset", BOUNDED)
-@pytest.mark.parametrize("progress", [None, 0.0, 0.9])
-def test_images_without_the_object(
-    text: str, form: float, recall: float, precision: float, preset: str, progress: float | None
-) -> None:
-    result = score(text, NEGATIVE, preset=preset, progress=progress)
-    assert [result.metrics[name] for name in VISIONR1] == [form, recall, precision]
-
-
 def test_only_the_paper_preset_pays_for_a_wrong_label() -> None:
     swapped = said((CAT[0], "dog"), (DOG[0], "cat"))
     assert score(swapped, TARGET, preset="visionr1-paper").value == 1.0
@@ -170,11 +111,13 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize(("overlap", "progress", "expected"), [(*key, value) for key, value in STAGES.items()])
-def test_stages_and_their_bounds(
-    frame: str, overlap: float, progress: float | None, expected: tuple[float, float]
-) -> None:
+def test_stages_and_their_bounds(overlap: float, progress: float | None, expected: tuple[float, float]) -> None:
+    for frame in FRAMES:
+        check_stage(frame, overlap, progress, expected)
+
+
+def check_stage(frame: str, overlap: float, progress: float | None, expected: tuple[float, float]) -> None:
     size_wh, processed_wh = (641, 479), (644, 476)
     preset = replace(PRESETS["visionr1"], schedule=staged())  # the default follows the frame's family
     for box in ((100, 100, 200, 200), (13, 7, 606, 470), (600, 400, 610, 410)):
@@ -188,51 +131,12 @@ def test_stages_and_their_bounds(
         assert (result.metrics["recall"], result.metrics["precision"]) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_a_frame_is_only_another_way_to_say_it(frame: str) -> None:
-    """Powers of two, so that the change of frame is exact and the whole score agrees."""
-    target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[CAT[0], DOG[0]], labels=["cat", "dog"])
-    w, h = FRAMES[frame].size_wh((640, 480), (1280, 960))
-    items = [shifted(CAT, 16), DOG, COW]
-    spoken = [((b[0] * w / 640, b[1] * h / 480, b[2] * w / 640, b[3] * h / 480), label) for b, label in items]
-    there = score(said(*spoken), target, frame=frame, processed_wh=(1280, 960), progress=0.2)
-    assert there.metrics == pytest.approx(score(said(*items), target, progress=0.2).metrics)
-
-
-LADDER = {
-    "perfect": said(CAT, DOG),
-    "jittered": said(shifted(CAT, 20), shifted(DOG, -20)),
-    "one missing": said(CAT),
-    "junk": said(COW),
-    "no list": "a cat",
-}
-
-
-@pytest.mark.parametrize("preset", BOUNDED)
-@pytest.mark.parametrize("progress", [None, 0.0])
-def test_better_answers_earn_more(preset: str, progress: float | None) -> None:
-    values = [score(text, TARGET, preset=preset, progress=progress).value for text in LADDER.values()]
-    assert values == sorted(values, reverse=True)
-    assert len(set(values)) == len(values), "each step counts"
-
-
 def test_weights() -> None:
     preset = PRESETS["visionr1"].with_weights({"format": 0.0, "precision": 3})
     assert preset.weights == {"format": 0.0, "recall": 1.0, "precision": 3}
     result = score("So: " + said(CAT), TARGET, preset=preset, progress=0.0)
     assert result.value == pytest.approx((0.5 + 3 * 1) / 4)
     assert result.metrics["format"] == 0.0, "weight 0: reported, not rewarded"
-
-
-def test_a_preset_with_another_schedule() -> None:
-    preset = replace(PRESETS["visionr1"], name="strict", schedule=constant(PRESETS["visionr1"].schedule.final))
-    half = said(((100, 100, 200, 150), "cat"), DOG)
-    assert score(half, TARGET, preset=preset, progress=0.0).metrics["recall"] == 0.0
-
-
-def test_every_preset_is_filed_under_its_name() -> None:
-    assert all(preset.name == name for name, preset in PRESETS.items())
-    assert all(tuple(PRESETS[name].weights) == VISIONR1 for name in (*BOUNDED, "visionr1-released"))
 
 
 def test_every_criterion_of_a_preset_is_reported() -> None:

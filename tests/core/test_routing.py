@@ -67,7 +67,7 @@ def test_rules(plain: dict[str, Any], task: str, source: str, row: dict[str, Any
 
 MISTAKES = {
     "unknown task": ({"task": {"detecting": "visionr1"}}, "routes.task.detecting: needs one of detection"),
-    "unknown preset": ({"data_source": {"a": "visionr2"}}, "routes.data_source.a: preset = 'visionr2'"),
+    "unknown preset": ({"data_source": {"a": "visionr2"}}, "routes.data_source.a = 'visionr2'"),
     "values without a column": ({"values": {"a": "visionr1"}}, "routes.column and routes.values go together"),
     "column without values": ({"column": "a"}, "routes.column and routes.values go together"),
     "misspelt": ({"datasource": {}}, "datasource: unknown key; did you mean data_source?"),

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from cpu_time import is_quick
 from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_visionr1.criteria.structure import (
-    CRITERIA,
     cosine_length,
     no_repetition,
     overlong,
@@ -51,14 +49,6 @@ SHAPES = {
 @pytest.mark.parametrize(("text", "expected"), SHAPES.values(), ids=SHAPES)
 def test_templates(text: str, expected: tuple[float, ...]) -> None:
     assert tuple(template(text) for template in TEMPLATES) == expected
-
-
-def test_reasoning_that_the_prompt_opened() -> None:
-    text = "a</think><answer>b</answer>"
-    for template in (think_answer, think_answer_glm):
-        assert template(text) == 0.0
-        assert template(text, opened=True) == template("<think>" + text, opened=True) == 1.0
-        assert template("<answer>b</answer>", opened=True) == 0.0
 
 
 tokens, lengths = st.integers(0, 5000), st.floats(0, 1)
@@ -131,38 +121,3 @@ REPEATED = {
 @pytest.mark.parametrize(("text", "n", "expected"), REPEATED.values(), ids=REPEATED)
 def test_no_repetition(text: str, n: int, expected: float) -> None:
     assert no_repetition(text, n=n) == pytest.approx(expected)
-
-
-PIECES = [
-    "<think>",
-    "</think>",
-    "<answer>",
-    "</answer>",
-    "<|begin_of_box|>",
-    "<|end_of_box|>",
-    "[",
-    "]",
-    "```",
-    " ",
-    "a",
-]
-any_text = st.one_of(st.text(st.characters()), st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
-
-
-@given(any_text)
-def test_any_text_is_judged(text: str) -> None:
-    for template in TEMPLATES:
-        assert template(text) in (0.0, 1.0)
-    assert think_answer(text) <= think_answer_glm(text)
-    assert 0.0 <= no_repetition(text) <= 1.0
-
-
-@pytest.mark.parametrize("piece", [*PIECES, "a ", "{"])
-@pytest.mark.parametrize("criterion", [*TEMPLATES, no_repetition])
-def test_no_text_keeps_it_busy(criterion: Callable[[str], float], piece: str) -> None:
-    text = (piece * 1_000_000)[:1_000_000]
-    assert is_quick(lambda: criterion(text), 0.1)
-
-
-def test_all_are_on_offer() -> None:
-    assert {criterion.__name__ for criterion in CRITERIA} >= {template.__name__ for template in TEMPLATES}

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cpu_time import is_quick
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from verl_visionr1 import PRESETS, RewardError, Target, score
+from verl_visionr1 import RewardError, Target, score
 from verl_visionr1.answers import FORMATS, PARSERS, Defect
 from verl_visionr1.answers.transcript import (
     _MARK,
@@ -27,15 +26,7 @@ from verl_visionr1.answers.transcript import (
 )
 from verl_visionr1.answers.words import answer_in
 from verl_visionr1.cli import app
-from verl_visionr1.criteria import CRITERIA, OFF
-from verl_visionr1.evaluation.predictions import Prediction, uid_of
-from verl_visionr1.evaluation.reading import read_all
-from verl_visionr1.evaluation.settings import EvaluationSettings
-from verl_visionr1.frames import FRAMES
-from verl_visionr1.rewards import TASK_PRESETS, ResponseContext
-from verl_visionr1.rollouts.judging import Judging
-from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.tools.explain.diagnosis import Exam, findings_of
+from verl_visionr1.criteria import CRITERIA
 
 CAT = '[{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
 TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -156,16 +147,16 @@ def test_reasoning_end(text: str, start: int | None) -> None:
     assert (said, defects) == (("7", ()) if start is not None else ("", (Defect.NO_ANSWER,)))
 
 
-@pytest.mark.parametrize(("opening", "closing"), REASONING_TAGS)
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "visionr1-released"])
-def test_every_format_passes_over_reasoning_of_every_kind(name: str, opening: str, closing: str) -> None:
+def test_every_format_passes_over_reasoning_of_every_kind(name: str) -> None:
     example, parse = FORMATS[name].example.rpartition("</think>\n")[2], PARSERS[name]
-    assert parse(f"{opening}{example}{closing}{example}") == parse(example)
-    assert parse(f"{example}{closing}{example}") == parse(example)
-    for cut_off in (f"{opening}{example}", f"{opening}a{closing}{opening}{example}"):
-        answer = parse(cut_off)
-        assert (answer.n_predicted, answer.count, answer.text) == (0, None, "")
-        assert answer.defects == (Defect.NO_ANSWER,)
+    for opening, closing in REASONING_TAGS:
+        assert parse(f"{opening}{example}{closing}{example}") == parse(example)
+        assert parse(f"{example}{closing}{example}") == parse(example)
+        for cut_off in (f"{opening}{example}", f"{opening}a{closing}{opening}{example}"):
+            answer = parse(cut_off)
+            assert (answer.n_predicted, answer.count, answer.text) == (0, None, "")
+            assert answer.defects == (Defect.NO_ANSWER,)
 
 
 # prompt -> whether a completion to it begins inside the reasoning
@@ -187,43 +178,6 @@ def test_prompts_that_open_the_reasoning(prompt: str, is_open: bool) -> None:
     assert is_reasoning_opened("opened", prompt)
     assert not is_reasoning_opened("closed", prompt)
     assert not is_reasoning_opened("auto", None)
-
-
-UNFINISHED = {
-    "counting": (SEVEN, "I count 3 left and 4 right, so 7. Wait, let me check the", "7"),
-    "boxes": (TARGET, f"The cat: {CAT} but", CAT),
-    "boxes alone": (TARGET, CAT, CAT),
-    "points": (POINT, '[{"point_2d": [150, 150], "label": "cat"}] or', '[{"point_2d": [150, 150], "label": "cat"}]'),
-    "words": (DOG, "a dog", "a dog"),
-    "nothing there": (Target(task="detection", size_wh=(9, 9), categories=["cat"]), "[]", "[]"),
-}
-
-
-@pytest.mark.parametrize(("target", "text", "right"), UNFINISHED.values(), ids=UNFINISHED)
-def test_unfinished_reasoning_is_no_answer_in_score_and_dumps_and_eval(target: Target, text: str, right: str) -> None:
-    finished = f"{text}</think>\n{right}"
-    assert score(text, target, reasoning_opened=True).value == 0.0
-    assert score(finished, target, reasoning_opened=True).value == score(right, target).value == 1.0
-    for prompt, value in (("assistant\n<think>\n", 0.0), ("assistant\n", score(text, target).value)):
-        row = rollout(text, target, prompt)
-        judging = Judging(PRESETS["visionr1"], FRAMES["original"])
-        assert judging.score(row, judging.preset_for(row)).value == value
-        assert evaluated(text, target, prompt) == pytest.approx(value)
-
-
-def rollout(text: str, target: Target, prompt: str) -> Rollout:
-    return Rollout(
-        file="1.jsonl", number=1, completion=text, target=target, group=0, session=None, source="x", step=1, saved=None,
-        processed_wh=None, n_tokens=None, prompt=prompt,
-    )  # fmt: skip
-
-
-def evaluated(text: str, target: Target, prompt: str) -> float:
-    prediction = Prediction(
-        input=prompt, output=text, gts=target.to_json(), data_source="x", file="a", row=0, uid=uid_of("a", 0, 0)
-    )
-    (found,) = read_all([prediction], EvaluationSettings(stage="off"))
-    return found.score.value
 
 
 @pytest.mark.parametrize(
@@ -249,42 +203,8 @@ def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:
     think_answer = CRITERIA["think_answer"]
     text = "I look.</think>\n<answer>7</answer>"
     assert think_answer(text) == 0.0
-    assert think_answer(text, opened=True) == 1.0
     assert think_answer(spoken_text(text, reasoning_opened=True)) == 1.0
-    assert think_answer(spoken_text(text, reasoning_opened=True), opened=True) == 1.0
     assert think_answer(spoken_text("<answer>7</answer>", reasoning_opened=True)) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("text", "is_opened", "cause"),
-    [("so 7. Wait", True, "only in the reasoning"), ("Well, let me", True, "unclosed reasoning")],
-)
-def test_explain_says_what_to_do_about_the_template(text: str, is_opened: bool, cause: str) -> None:
-    response = ResponseContext(FRAMES["original"], reasoning_opened=is_opened)
-    first = findings_of(Exam.of(text, SEVEN, PRESETS["counting"], OFF, response))[0]
-    assert first.cause == cause
-    assert "enable_thinking" in first.fix
-
-
-def test_explain_names_reasoning_that_the_reward_was_not_told_of() -> None:
-    from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings
-
-    think = CriterionSettings(fn="think_answer", weight=0.5)
-    preset = PresetSettings(criteria={"think": think}).build(PRESETS["visionr1"])
-    text = f"I look.</think>\n<answer>{CAT}</answer>"
-    (first,) = findings_of(Exam.of(text, TARGET, preset, OFF, ResponseContext(FRAMES["original"])))
-    assert first.cause == "reasoning opened in the prompt"
-    assert "reasoning=opened" in first.fix
-    told = ResponseContext(FRAMES["original"], reasoning_opened=True)
-    assert findings_of(Exam.of(text, TARGET, preset, OFF, told)) == []
-
-
-@pytest.mark.parametrize("task", TASK_PRESETS)
-def test_without_a_preset_the_task_decides(task: str) -> None:
-    target = {"counting": SEVEN, "pointing": POINT, "text": DOG}.get(task, TARGET)
-    text = {"counting": "7", "pointing": '[{"point_2d": [150, 150], "label": "cat"}]', "text": "a dog"}.get(task, CAT)
-    assert score(text, target) == score(text, target, preset=TASK_PRESETS[task])
-    assert score(text, target).value == 1.0
 
 
 def test_a_preset_that_cannot_judge_the_task_is_refused() -> None:
@@ -303,9 +223,3 @@ def test_any_transcript_is_read_once(text: str) -> None:
     mentioned = max(said.rfind(tag) for tag, _ in TOOL_RESPONSES)
     assert mentioned < 0 or any(said.find(closing, mentioned) >= 0 for _, closing in REASONING_TAGS)
     assert 0.0 <= score(text, SEVEN).value <= 1.0
-
-
-@pytest.mark.parametrize("piece", [*PIECES, "<|im_start|>ab ", "<start_of_turn>user", "<|im_end|> ", " <|eot_id|>"])
-def test_time_grows_with_the_length_alone(piece: str) -> None:
-    text = piece * (600_000 // len(piece)) + "7"
-    assert is_quick(lambda: last_turn(text), 1.0)

@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cpu_time import is_quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_visionr1 import PRESETS, Target, TargetError, score
-from verl_visionr1.frames import FRAMES
+from verl_visionr1 import Target, TargetError, score
 from verl_visionr1.rewards.released.vlmr1_rec import (
     answer_format,
     between,
@@ -39,18 +36,6 @@ REWARDS = {
     "accuracy:map": ("vlmr1-ovd-released", "map"),
 }
 ROWS = [row for row in map(json.loads, GOLDEN.read_text().splitlines()) if row["reward"] in REWARDS]
-NOTHING = Target(task="detection", size_wh=(100, 100))
-
-# Their ground truth is no Target: bad ground truth is an error at conversion, not a matter of reward.
-NO_TARGET = {
-    "inverted gt": {"vlmr1-369", "vlmr1-371"},
-    "gt inverted in x only (area<0 -> ignored -> COCO returns -1)": {"vlmr1-374"},
-    "two gt, one inverted in x": {"vlmr1-380", "vlmr1-381", "vlmr1-383"},
-    "gt list of ints crashes": {"vlmr1-414", "vlmr1-415", "vlmr1-416", "vlmr1-417"},
-    "solution not json crashes": {"vlmr1-021", "vlmr1-050"},
-    "solution without answer tags crashes (IndexError)": {"vlmr1-022", "vlmr1-051"},
-    "solution without answer tags": {"vlmr1-431"},
-}
 
 
 def items_of(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -103,31 +88,15 @@ def is_target(row: dict[str, Any]) -> bool:
 JUDGED = [row for row in ROWS if is_target(row)]
 
 
-def test_which_known_answers_apply() -> None:
-    assert Counter(row["reward"].split(":")[0] for row in ROWS) == {
-        "accuracy": 181,
-        "iou": 41,
-        "format_rec": 23,
-        "format": 9,
-    }
-    apart: dict[str, set[str]] = {}
-    for row in ROWS:
-        if not is_target(row):
-            apart.setdefault(row["note"], set()).add(row["id"])
-    assert apart == NO_TARGET
+def test_the_known_answers_apply() -> None:
+    """All but 15, whose ground truth is no `Target`: bad ground truth is an error at conversion."""
     assert len(JUDGED) == len(ROWS) - 15 == 239
-    assert {row["id"] for row in JUDGED if row["raises"]} == {"vlmr1-347", "vlmr1-357"}
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row["id"]) for row in JUDGED if not row["raises"]])
-def test_known_answers_of_the_released_code(row: dict[str, Any]) -> None:
-    assert value_of(row) == pytest.approx(row["value"], abs=1e-6)
-
-
-def test_where_the_released_code_crashed_a_missing_label_is_a_wrong_one() -> None:
+def test_known_answers_of_the_released_code() -> None:
+    """Where it crashed, at a missing label, that is a wrong one: position 0, nothing missed."""
     for row in JUDGED:
-        if row["raises"]:
-            assert value_of(row) == pytest.approx(0.3), "position 0, nothing missed"
+        assert value_of(row) == pytest.approx(0.3 if row["raises"] else row["value"], abs=1e-6), row["id"]
 
 
 # --- the released patterns, as twins ---------------------------------------------------------------------------------
@@ -174,11 +143,6 @@ def test_formats_are_those_of_the_released_patterns(
     assert ours(text) == (1.0 if released(text) else 0.0)
 
 
-@given(texts)
-def test_between_finds_what_the_released_pattern_finds(text: str) -> None:
-    assert list(between(text, "<answer>", "</answer>")) == re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-
-
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["Cat"])
@@ -200,41 +164,6 @@ ODD_ITEMS = [
     f'{{"bbox_2d": [1{"0" * 400}, 1, 2, 3], "label": "Cat"}}',
     f'{{"bbox_2d": [1{"0" * 5000}, 1, 2, 3], "label": "Cat"}}',
 ]
-answers = st.lists(st.sampled_from(ODD_ITEMS), max_size=4).map(lambda items: f"[{', '.join(items)}]")
-blocks = st.sampled_from(ODD_ITEMS) | answers
-completions = st.one_of(
-    st.text(st.characters()), texts, blocks.map(lambda block: f"<think>x</think><answer>```json\n{block}\n```</answer>")
-)
-
-
-@pytest.mark.parametrize("preset", RELEASED)
-@given(text=completions, frame=st.sampled_from(list(FRAMES)))
-def test_no_text_makes_them_raise(preset: str, text: str, frame: str) -> None:
-    for target in (CAT, NOTHING):
-        result = score(text, target, preset=preset, frame=frame, processed_wh=(644, 476))
-        assert all(0.0 <= result.metrics[name] <= 1.0 for name in PRESETS[preset].weights)
-        assert result.value == pytest.approx(
-            result.metrics[list(PRESETS[preset].weights)[1]] + result.metrics["format"]
-        )
-
-
-HEAVY = {
-    "a cut-off answer of boxes": "<think>x</think><answer>" + "{[1, 2, 3, 4]}" * 7000,
-    "tags": "<think></think> <answer>" * 5000,
-    "open answers": "<answer>" * 12_000,
-    "blocks": "<answer>" + "```json" * 14_000 + "</answer>",
-    "blanks": "<think></think>" + " " * 100_000,
-    "digits": "<answer>[" + "1" * 100_000 + "</answer>",
-    "newlines": "<answer>" + "\n " * 50_000 + "</answer>",
-    "brackets": "<answer>```json" + "[" * 100_000 + "```</answer>",
-    "2000 boxes on the object": f"<answer>```json[{', '.join([ODD_ITEMS[0]] * 2000)}]```</answer>",
-}
-
-
-@pytest.mark.parametrize("preset", RELEASED)
-@pytest.mark.parametrize("text", HEAVY.values(), ids=HEAVY)
-def test_no_text_keeps_them_busy(preset: str, text: str) -> None:
-    assert is_quick(lambda: score(text, CAT, preset=preset), 0.2)  # observed: at most 9 ms
 
 
 # --- what is only in the code ----------------------------------------------------------------------------------------

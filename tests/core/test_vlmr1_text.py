@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cpu_time import grows_too_fast
-from hypothesis import given
-from hypothesis import strategies as st
 
 from verl_visionr1 import Target, TargetError, score
 from verl_visionr1.rewards.released import vlmr1_text
@@ -43,12 +39,13 @@ def test_the_known_answers_are_all_there() -> None:
     assert not [row["id"] for row in ROWS if row["raises"]]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row["id"]) for row in ROWS if row["id"] != EMPTY_TRUTH])
-def test_known_answers(row: dict[str, Any]) -> None:
-    method, metric = REWARDS[row["reward"]]
-    n_tokens = row["kwargs"].get("gen_len")
-    result = score(row["completion"], target_of(row), preset=f"vlmr1-{method}-released", n_tokens=n_tokens)
-    assert result.metrics[metric] == pytest.approx(row["value"], abs=1e-6)
+def test_known_answers() -> None:
+    for row in ROWS:
+        if row["id"] != EMPTY_TRUTH:
+            method, metric = REWARDS[row["reward"]]
+            n_tokens = row["kwargs"].get("gen_len")
+            result = score(row["completion"], target_of(row), preset=f"vlmr1-{method}-released", n_tokens=n_tokens)
+            assert result.metrics[metric] == pytest.approx(row["value"], abs=1e-6), row["id"]
 
 
 def test_an_empty_truth_is_no_matter_of_reward() -> None:
@@ -157,53 +154,3 @@ def test_a_preset_is_a_sum_of_accuracy_and_format() -> None:
     assert result.value == 2.0
     weighted = vlmr1_text.PRESETS[1].with_weights({"length": 1, "repetition": 1})
     assert score(completion, Target(task="text", answer="B"), preset=weighted, n_tokens=1024).value == 2.5
-
-
-PIECES = [
-    *[
-        "<think>",
-        "</think>",
-        "<answer>",
-        "</answer>",
-        "```json",
-        "```",
-        "[",
-        "]",
-        BOX,
-        ",",
-        "{",
-        "}",
-        "A.",
-        "B,",
-        "yes",
-    ],
-    *["\\boxed{", "\\boxed ", "\n", "\r", " ", "1e999", "\ud800"],
-]
-any_text = st.one_of(st.text(st.characters()), st.lists(st.sampled_from(PIECES), max_size=15).map("".join))
-METHODS = ["mcq", "yes-no", "all-match"]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@given(text=any_text)
-def test_any_text_is_judged(method: str, text: str) -> None:
-    result = score(text, Target(task="text", answer="B"), preset=f"vlmr1-{method}-released")
-    assert all(map(math.isfinite, [result.value, *result.metrics.values()]))
-    assert 0.0 <= result.value <= 2.0
-    assert -1.0 <= result.metrics["repetition"] <= 0.0
-
-
-@pytest.mark.parametrize("method", ["default", "math"])
-@pytest.mark.parametrize("text", ["\ud800", "\\boxed{" * 100, "[1" * 100, "nan", "1e999", "_" * 50, "$\\frac$"])
-def test_odd_mathematics_is_judged(method: str, text: str) -> None:
-    result = score(text, Target(task="text", answer="3 apples"), preset=f"vlmr1-{method}-released")
-    assert 0.0 <= result.metrics["correct"] < 1.0
-
-
-LONG = {piece: (piece * 300_000)[:300_000] for piece in [*PIECES[:16], "[{", '"bbox_2d"', "</think> ", "a ", "\n"]}
-
-
-@pytest.mark.parametrize("method", [*METHODS, "default", "math"])
-@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
-def test_no_text_keeps_it_busy(method: str, text: str) -> None:
-    target, preset = Target(task="text", answer="B"), f"vlmr1-{method}-released"
-    assert not grows_too_fast(lambda n: score(text[:n], target, preset=preset), len(text))

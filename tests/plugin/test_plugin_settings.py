@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_visionr1 import PRESETS
-from verl_visionr1.alarm_rules import ALARMS, AlarmRules
+from verl_visionr1.alarms import ALARMS, AlarmRules
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
 
 BAD_SETTINGS = {
@@ -32,7 +31,7 @@ BAD_SETTINGS = {
     "unknown turns": ({"turns": "last"}, "visionr1.turns = 'last': needs one of auto, template, mask, whole"),
     "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
     "unknown criterion's judge": ({"criteria": {"a": {"fn": "b"}}}, "visionr1.criteria.a.fn = 'b': needs one of"),
-    "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting: preset = 'x': needs"),
+    "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting = 'x': needs"),
     "misspelt key of a preset": (
         {"presets": {"a": {"bse": "b"}}},
         "visionr1.presets.a.bse: unknown key; did you mean base?",
@@ -71,10 +70,10 @@ BAD_SETTINGS = {
     "unknown alarm": ({"alarms": {"box_flod": 2}}, "visionr1.alarms.box_flod: unknown key; did you mean box_flood?"),
     "an alarm's limit": (
         {"alarms": {"box_flood": 0.5}},
-        "visionr1.alarms.box_flood = 0.5: needs a number above 1, or off",
+        "visionr1.alarms.box_flood = 0.5: Expected `float` > 1.0, or off",
     ),
-    "an alarm's window": ({"alarms": {"window": 1}}, "visionr1.alarms.window = 1: needs a whole number of at least 3"),
-    "alarms as a number": ({"alarms": 3}, "visionr1.alarms = 3: needs one of off"),
+    "an alarm's window": ({"alarms": {"window": 1}}, "visionr1.alarms.window = 1: Expected `int` >= 3"),
+    "alarms as a number": ({"alarms": 3}, "visionr1.alarms = 3: Expected `str | object`, got `int`, or off"),
     "no mapping": (3, "visionr1=3: needs keys below it"),
 }
 
@@ -150,7 +149,7 @@ def test_packaged_config_is_the_default() -> None:
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
     assert (settings.reasoning, settings.turns) == (Settings().reasoning, Settings().turns)
     assert (settings.alarm_rules, settings.extensions) == (Settings().alarm_rules, {})
-    assert set(settings.alarms) == {field.name for field in dataclasses.fields(AlarmRules)}
+    assert set(settings.alarms) == set(AlarmRules.__struct_fields__)
 
 
 def test_alarms_can_be_switched_off_as_yaml_says_it() -> None:

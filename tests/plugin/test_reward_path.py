@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 from verl_rows import ANSWER, TARGET, CharTokenizer, config_of, infos_of, judged, manager, trajectory, write_rows
 
 from verl_visionr1 import score
-from verl_visionr1.alarm_rules import AlarmRules
-from verl_visionr1.alarms import AlarmState, Batch, advance
+from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance
 from verl_visionr1.plugin.config import ConfigError
 from verl_visionr1.plugin.delegation import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import MIN_PROMPTS, MIN_ROWS, NothingScoredError, ScoringGuard
@@ -115,7 +114,7 @@ def test_the_guard_lets_single_failures_pass() -> None:
 def test_a_run_that_scores_nothing_is_ended(case: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("def mine(answer):\n    raise KeyError('nothing')\n")
-    settings = {"criteria": {"mine": {"judge": f"{file}:mine"}}} if case == "criterion" else {}
+    settings = {"criteria": {"mine": {"fn": f"{file}:mine"}}} if case == "criterion" else {}
     reward_manager = manager(**settings)
     reason = "nothing" if case == "criterion" else "got `int`"
     for number in range(MIN_ROWS - 1):

@@ -34,7 +34,7 @@ def test_verls_aggregation_leaves_each_number_as_it_is(n_parts: int) -> None:
     from verl_visionr1.plugin.training_state import Progress
 
     names = ("weighted_sum", "max_iou", "minimal", "total", "meaning")
-    criteria = {name: {"judge": "recall"} for name in names}
+    criteria = {name: {"fn": "recall"} for name in names}
     config = config_of(criteria=criteria, alarms={"window": 3, "patience": 3})
     config.trainer.v1.sync.parameter_sync_step = n_parts
     assert parts_a_step(config) == n_parts

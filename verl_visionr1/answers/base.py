@@ -1,15 +1,15 @@
-"""The parts that all answer formats share: `Answer`, its `Defect`s, and the limits of a parser."""
+"""What all answer formats share: `Answer`, its `Defect`s, and `AnswerFormat` with the prompt that asks for it."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
-from verl_visionr1.boxes import Box, Boxes, Points
+from verl_visionr1.boxes import Boxes, Points
 
 MAX_CHARS = 100_000
 """Characters of an answer that are read (`MAX_BOXES` boxes take about as many); reasoning before it may be longer."""
@@ -39,8 +39,6 @@ class Defect(str, enum.Enum):
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """The answer that a parser read from a completion.
 
-    (A msgspec struct rather than a dataclass: it is built once per completion, four times faster.)
-
     Attributes:
         boxes_xyxy: P boxes in the model's units (the frame is not known here), x1 < x2 and y1 < y2.
         labels: P labels as written, one per box (one per point if there are no boxes); "" for a missing label.
@@ -66,11 +64,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stated_count(self) -> float:
-        """Predicted count: the stated number, else the length of the answer's list.
-
-        >>> Answer(boxes_xyxy=((0.0, 0.0, 1.0, 1.0),), labels=("cat",)).stated_count
-        1.0
-        """
+        """Predicted count: the stated number, else the length of the answer's list."""
         return float(self.n_predicted) if self.count is None else self.count
 
     @property
@@ -79,52 +73,98 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
         return bool(self.boxes_xyxy or self.points_xy or self.text) or self.count is not None or not self.defects
 
 
-def limit_boxes(boxes: list[Box], labels: list[str], n_dropped: int, defects: tuple[Defect, ...]) -> Answer:
-    """Build an `Answer` that keeps at most `MAX_BOXES` boxes."""
-    if len(boxes) > MAX_BOXES:
-        n_dropped += len(boxes) - MAX_BOXES
-        defects = (*defects, Defect.TOO_MANY)
-    return Answer(tuple(boxes[:MAX_BOXES]), tuple(labels[:MAX_BOXES]), n_dropped, defects)
+_NAME_WORDS = 3
+_NO_NAME = re.compile(
+    r"""
+    [.,;:!?"] | ^\d+\s
+    | ^(?:white|black|red|green|blue|yellow|brown|gr[ae]y|pink|purple|tan|dark|light|big|small|tall|short)$
+    | \s\w+(?<!s)s\s (?# a verb, as in "man wears glasses") | (?<![^\W_])(?:
+    an? | the | th(?:is|at|ese|ose) | (?:t)?here | its? | he | hi[ms] | she | her | they | them
+    | their | my | our | your
+    | one | two | three | four | five | six | seven | eight | nine | ten | first | second | third | last
+    | (?:some|any|every|no)(?:one|body|thing) | people | men | women | children | kids | guys
+    | both | all | each | every | some | any | no | other | another
+    | is | are | was | were | be | been | being | has | have | had | does | do | did | will | who | whose | which | what
+    | in | on | at | of | by | to | with | without | near | behind | under | above | below | beside | between
+    | next | for
+    | left | right | middle | center | centre | top | bottom | front | back | upper | lower | far | closest
+    )(?![^\W_])
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_EVERY = re.compile(r"every \{phrases?\} in the image")
 
 
-class Instruct(Protocol):
-    """The user's turn that asks for a format."""
+def is_name(phrase: str) -> bool:
+    """Whether a phrase is a class name, so that "every" can precede it; else it is a description.
 
-    def __call__(self, task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
-        """Return the question for `phrases` (for text: one question)."""
-        ...
-
-
-_TASKS = ("detection", "grounding", "counting", "pointing", "text")  # as `targets.TASKS`, which is not a lower layer
+    Taking a long name for a description does no harm: the wording for descriptions fits every phrase.
+    """
+    return len(phrase.split()) <= _NAME_WORDS and not _NO_NAME.search(phrase)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """An answer format: the prompt that asks for it, and its parser.
+    """An answer format: its parser, and the prompt that asks for it.
 
     Attributes:
         name: key in `FORMATS`.
         parse: text -> Answer; never raises, linear time.
-        instruct: (task, phrases, allow_none) -> the user's turn that asks for it; None if no prompt should ask for it.
         example: a well-formed answer.
+        templates: task -> prompt with `{phrase}` (the task takes one) or `{phrases}`; empty if no prompt should ask
+            for the format.
+        if_none: what to answer if there is no object, on demand; also by task.
+        described: task -> prompt with quoted `{phrases}`, if one of them is a description (`is_name`); "every {phrase}
+            in the image" becomes "everything in the image that ... describes" without an entry.
+        separator: text between phrases.
         frames: frames of the models that write this format; empty if it belongs to no model family.
         then: text appended to a data set's own question; "" if the format cannot answer one.
     """
 
     name: str
     parse: Callable[[str], Answer]
-    instruct: Instruct | None
     example: str
+    templates: Mapping[str, str] = field(default_factory=dict[str, str])
+    if_none: str | Mapping[str, str] = ""
+    described: Mapping[str, str] = field(default_factory=dict[str, str])
+    separator: str = ", "
     frames: tuple[str, ...] = ()
     then: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks that `instruct` supports; none without `instruct`."""
-        return tuple([task for task in _TASKS if self._supports(task)])
+        """Tasks that `instruct` supports."""
+        return tuple(self.templates)
 
-    def _supports(self, task: str) -> bool:
-        try:
-            return self.instruct is not None and bool(self.instruct(task, ["x"]))
-        except ValueError:
-            return False
+    def instruct(self, task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
+        """Return the user's turn that asks for this format.
+
+        Args:
+            task: "detection" (every object of the category list), "grounding" or "counting" (one phrase; the boxes
+                are the count), "pointing" or "text" (one question).
+            phrases: the category list, or a list of one phrase.
+            allow_none: also state what to answer if there is no object. Set it for all rows of a dataset with
+                negatives, or the wording gives the answer away.
+
+        Raises:
+            ValueError: a task that the format cannot answer, no phrase, or several phrases where the task takes one.
+        """
+        if task not in self.templates:
+            known = ", ".join(self.templates)
+            raise ValueError(f"task = {task!r}: answer format {self.name!r} cannot answer it; it can answer {known}")
+        template = self.templates[task]
+        takes_one = "{phrase}" in template
+        if isinstance(phrases, str) or not phrases or (takes_one and len(phrases) != 1):
+            wanted = "a list of one phrase" if takes_one else "a list of phrases"
+            raise ValueError(f"phrases = {phrases!r}: task {task!r} needs {wanted}")
+        listed = self.separator.join(phrases)
+        if not all(map(is_name, phrases)):
+            described = self.described.get(
+                task, _EVERY.sub("everything in the image that {phrases} describes", template)
+            )
+            if described != template:
+                template, listed = described, " or ".join(f'"{phrase}"' for phrase in phrases)
+        text = template.replace("{phrases}", listed).replace("{phrase}", phrases[0])
+        if not allow_none:
+            return text
+        return text + (self.if_none if isinstance(self.if_none, str) else self.if_none.get(task, ""))

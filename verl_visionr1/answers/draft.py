@@ -89,13 +89,7 @@ _FURTHER = re.compile(r"[\[(<{]\s{0,9}[-+.]?[0-9]")
 
 
 def number_groups(text: str) -> tuple[list[Group], int]:
-    """Find the innermost brackets, of any kind, with two or more numbers; also return how many were not read.
-
-    >>> number_groups("cat (left)[[1, 2, 3, 4]]")[0]
-    [Group(start=11, end=23, numbers=(1.0, 2.0, 3.0, 4.0))]
-    >>> [group.numbers for group in number_groups("(1,2),(3,x)")[0]]
-    [(1.0, 2.0), None]
-    """
+    """Find the innermost brackets, of any kind, with two or more numbers; also return how many were not read."""
     groups: list[Group] = []
     for n_seen, match in enumerate(_BRACKETS.finditer(text)):
         if n_seen >= MAX_GROUPS or len(groups) >= 2 * MAX_BOXES:
@@ -122,23 +116,13 @@ def _numbers(content: str) -> tuple[float, ...] | None:
 
 
 def gaps(text: str, groups: Sequence[Group]) -> list[str]:
-    """Return the stripped text before, between and after the groups: one more than there are groups.
-
-    >>> gaps("[(1, 2), (3, 4)]", number_groups("[(1, 2), (3, 4)]")[0])
-    ['[', ',', ']']
-    """
+    """Return the stripped text before, between and after the groups: one more than there are groups."""
     starts, ends = [group.start for group in groups], [group.end for group in groups]
     return [text[end:start].strip() for end, start in zip([0, *ends], [*starts, len(text)], strict=True)]
 
 
 def list_defect(text: str, groups: Sequence[Group], openings: str = "[(") -> Defect | None:
-    """Return the defect of `text` as one group, or as one bracketed list of groups; None if it has none.
-
-    Args:
-        text: the answer.
-        groups: all its `number_groups`.
-        openings: opening brackets allowed around a group.
-    """
+    """Return the defect of `text` as one group, or as one bracketed list of `groups` (all its `number_groups`)."""
     if not groups:
         return Defect.TRUNCATED if text[:1] in ("[", "(") and is_cut_off(text) else Defect.NO_LIST
     first, *between, last = gaps(text, groups)

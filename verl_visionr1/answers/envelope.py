@@ -20,9 +20,6 @@ def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
     """Return the stripped answer of a completion, and the defects around it.
 
     The answer has at most `MAX_CHARS`; it is empty if the reasoning is never closed.
-
-    >>> unwrap("<think>left of the dog</think><answer>```json\\n[]\\n```</answer>")
-    ('[]', ())
     """
     body = text.strip()
     is_bracketed = body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS

@@ -8,7 +8,6 @@ from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft, read_lists
 from verl_visionr1.answers.envelope import after_reasoning, cut, empty_answer, inside_fence
 from verl_visionr1.answers.qwen import parse_qwen_json
-from verl_visionr1.answers.wording import Wording
 
 BOX_START, BOX_END = "<|begin_of_box|>", "<|end_of_box|>"
 
@@ -19,11 +18,6 @@ def parse_glm(text: str) -> Answer:
     The text is a box or a list of boxes without labels, in brackets of any kind (the model card: `[]`, `[[]]`, `()`,
     `<>` all mean the same); or Qwen's JSON, with labels. Words around the tokens are part of the format. Without the
     tokens (a tokenizer may skip them), the content alone is well-formed. `None` and `[]` are empty answers.
-
-    >>> parse_glm("<think>left</think>The cat: <|begin_of_box|>[[1,2,3,4]]<|end_of_box|>").boxes_xyxy
-    ((1.0, 2.0, 3.0, 4.0),)
-    >>> parse_glm('<|begin_of_box|>[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]<|end_of_box|>').labels
-    ('cat',)
     """
     body, around = cut(*after_reasoning(text.strip()))
     parts, is_closed = _split_boxes(body)
@@ -49,21 +43,19 @@ def _split_boxes(body: str) -> tuple[list[str], bool]:
 
 
 # The grounding question is the model card's; the other two are worded after it.
+_PINPOINT = (
+    "Please pinpoint the bounding box [[x1,y1,x2,y2], ...] {}in the image as per the given description. {{phrase}}"
+)
 GLM = AnswerFormat(
-    name="glm",
-    parse=parse_glm,
-    instruct=Wording(
-        "glm",
-        {
-            "detection": "Please detect all objects of these categories in the image: {phrases}. Output the result as "
-            'a JSON list: [{"label": "category", "bbox_2d": [x1,y1,x2,y2]}, ...].',
-            "grounding": "Please pinpoint the bounding box [[x1,y1,x2,y2], ...] in the image as per the given "
-            "description. {phrase}",
-            "counting": "Please pinpoint the bounding box [[x1,y1,x2,y2], ...] of every object in the image as per the "
-            "given description. {phrase}",
-        },
-        " If there is none, output None.",
-    ),
-    example="<|begin_of_box|>[[10,20,30,40]]<|end_of_box|>",
+    "glm",
+    parse_glm,
+    "<|begin_of_box|>[[10,20,30,40]]<|end_of_box|>",
+    {
+        "detection": "Please detect all objects of these categories in the image: {phrases}. Output the result as "
+        'a JSON list: [{"label": "category", "bbox_2d": [x1,y1,x2,y2]}, ...].',
+        "grounding": _PINPOINT.format(""),
+        "counting": _PINPOINT.format("of every object "),
+    },
+    " If there is none, output None.",
     frames=("glm",),
 )

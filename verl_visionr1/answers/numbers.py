@@ -40,11 +40,6 @@ def stated_numbers(text: str) -> list[Number]:
     number, "1,2" are two. A digit in a name ("v2", "m2", "CO2", "x^2") or an ordinal ("2nd") is no number. "one" is no
     number after words such as "the last", nor beside other numbers unless it is an alternative ("one or two"). Chinese
     numerals are read only without other numbers.
-
-    >>> [number.value for number in stated_numbers("of 1,234.5")], [number.value for number in stated_numbers("1 or 2")]
-    ([1234.5], [1.0, 2.0])
-    >>> [stated_numbers(text)[0].value for text in ("3 million", "twenty-one of the cats", "a dozen", "2 + 3 = 5")]
-    [3000000.0, 21.0, 12.0, 5.0]
     """
     if len(text) <= 15 and text.isascii() and text.isdecimal():
         return [Number(float(text), False, 0, len(text))]
@@ -60,9 +55,6 @@ def to_plain(text: str) -> str:
     """Convert digits of all scripts, and signs of East Asian width, to ASCII, one character for one.
 
     Superscript digits and single-character fractions stay as they are.
-
-    >>> to_plain("\\uff17 \\u0663 m\\u00b2")
-    '7 3 m²'
     """
     return text if text.isascii() else "".join(map(_plain_char, text))
 
@@ -125,8 +117,6 @@ def _apply_sign(text: str, number: Number) -> Number:
     return number if minus is None else number._replace(value=-number.value, start=minus.start())
 
 
-# ---------------------------------------------------------------------------------------------- digits
-
 # Starts at a digit that does not follow a letter, digit, dot or ^. No part can match in two ways.
 _DIGITS = re.compile(r"(?<![\w.^])[-+]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
 _AFTER = re.compile(
@@ -173,8 +163,6 @@ def _value(token: str) -> float:
         return -math.inf if token.startswith("-") else math.inf
     return float(token)
 
-
-# ---------------------------------------------------------------------------------------------- English
 
 _WORD = re.compile(r"[A-Za-z]+")
 _SMALL_WORDS = (
@@ -254,8 +242,6 @@ def _in_words(text: str) -> Iterator[Number]:
     if count is not None:
         yield count.number()
 
-
-# ---------------------------------------------------------------------------------------------- Chinese
 
 _CHINESE_DIGITS = {char: float(i) for i, char in enumerate("〇一二三四五六七八九")} | {"零": 0.0, "两": 2.0, "兩": 2.0}
 _CHINESE_UNITS = {"十": 10.0, "廿": 20.0, "卅": 30.0, "百": 100.0, "千": 1000.0}

@@ -11,7 +11,6 @@ import msgspec
 from verl_visionr1.answers.base import Answer, Defect
 from verl_visionr1.answers.draft import Draft
 from verl_visionr1.answers.envelope import UNREADABLE, is_none
-from verl_visionr1.boxes import Box, Point
 
 MAX_ITEM_CHARS = 2000
 """The longest object `{...}` that is read."""
@@ -51,11 +50,7 @@ Item = TypeVar("Item")
 
 
 def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item] | None:
-    """Decode the complete objects of a truncated list in one call; None for other texts, and for other objects.
-
-    >>> decode_cut_off('[{"label": "cat"}, {"label": "d', msgspec.json.decode)
-    [{'label': 'cat'}]
-    """
+    """Decode the complete objects of a truncated list in one call; None for other texts, and for other objects."""
     end = body.rfind("}") + 1
     rest = body[end:]
     if not end or not body.startswith("[") or ("]" in rest and "{" not in rest):
@@ -67,10 +62,8 @@ def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item]
 
 
 def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:
-    """Read the objects with the key `kind` (one of `OTHERS`), in the order of the text.
-
-    An object with only another kind's key is of the wrong kind. One without any of these keys is no prediction. Linear
-    time: the objects do not overlap.
+    """Read the objects with the key `kind` (one of `OTHERS`), in the order of the text, in linear time. One with only
+    another kind's key is of the wrong kind; one without any of these keys is no prediction.
     """
     if is_none(body):
         return Answer((), (), 0, envelope_defects)
@@ -121,12 +114,12 @@ def _list_defects(body: str, position: int, claims: bool, explained: bool) -> tu
 
 def _read_object(draft: Draft, chunk: str, kind: str) -> None:
     item = _loose_item(chunk) if len(chunk) <= MAX_ITEM_CHARS else None
-    label = _loose_label(item.label) if item else None
+    label = _decode(_decode_text, item.label) if item else None
     n_before = len(draft.labels)
     if kind == "point_2d":
-        draft.add_point(_loose_point(item.point_2d) if item else None, label or "")
+        draft.add_point(_decode(_decode_point, item.point_2d) if item else None, label or "")
     else:
-        draft.add_box(_loose_box(getattr(item, kind)) if item else None, label or "")
+        draft.add_box(_decode(_decode_box, getattr(item, kind)) if item else None, label or "")
     if len(draft.labels) > n_before and (not label or label.isspace()):
         draft.add_defect(Defect.NO_LABEL)
 
@@ -165,22 +158,8 @@ def _label_by_key(chunk: str, box_at: int) -> str:
     return label[label[:1] in _QUOTES : len(label) - (label[-1:] in _QUOTES)]
 
 
-def _loose_box(raw: msgspec.Raw) -> Box | None:
+def _decode(decode: Callable[[msgspec.Raw], Item], raw: msgspec.Raw) -> Item | None:
     try:
-        return _decode_box(raw)
-    except UNREADABLE:
-        return None
-
-
-def _loose_point(raw: msgspec.Raw) -> Point | None:
-    try:
-        return _decode_point(raw)
-    except UNREADABLE:
-        return None
-
-
-def _loose_label(raw: msgspec.Raw) -> str | None:
-    try:
-        return _decode_text(raw)
+        return decode(raw)
     except UNREADABLE:
         return None

@@ -7,18 +7,12 @@ import re
 from verl_visionr1.answers.base import Answer, AnswerFormat
 from verl_visionr1.answers.draft import Draft, read_lists
 from verl_visionr1.answers.envelope import empty_answer, unwrap
-from verl_visionr1.answers.wording import Wording
 
 
 def parse_list(text: str) -> Answer:
     """Read `[x1, y1, x2, y2]`, or a list of such lists; `[]` and `None` are empty answers. Labels are "".
 
     Round brackets are well-formed too. Points are of the wrong kind.
-
-    >>> parse_list("[[1, 2, 3, 4], [5, 6, 7, 8]]").boxes_xyxy
-    ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0))
-    >>> [defect.value for defect in parse_list("The box is [1, 2, 3, 4].").defects]
-    ['prose']
     """
     body, defects = unwrap(text)
     return empty_answer(body, defects) or read_lists([body], Draft(defects))
@@ -30,13 +24,6 @@ def parse_point(text: str) -> Answer:
     Clicks: `click(x, y)`, `click(x=0.4, y=0.2)` (Kimi-VL), `pyautogui.click(x, y)`, `click(start_box='(x,y)')`
     (UI-TARS; also with Qwen2-VL's box tokens around the point), `click(point='<point>x y</point>')` (UI-TARS 1.5).
     `<point>` tags are read without a click too. Boxes are of the wrong kind.
-
-    >>> parse_point("(10, 20)").points_xy, parse_point("click(x=0.4, y=0.2)").points_xy
-    (((10.0, 20.0),), ((0.4, 0.2),))
-    >>> parse_point("click(point='<point>10 20</point>')")
-    Answer(boxes_xyxy=(), labels=('',), n_dropped=0, defects=(), points_xy=((10.0, 20.0),), count=None, text='')
-    >>> [defect.value for defect in parse_point("[1, 2, 3, 4]").defects]
-    ['wrong_kind']
     """
     body, defects = unwrap(text)
     body = _BOX_TOKENS.sub("", body)
@@ -49,11 +36,7 @@ def parse_point(text: str) -> Answer:
 
 
 def _without_tags(body: str) -> str:
-    """Write `<point>x y</point>` as "(x, y)", several of them in a row as a list.
-
-    >>> _without_tags("<point>1 2</point>"), _without_tags("<point>1,2</point>\\n<point>3 4</point>")
-    ('(1, 2)', '[(1, 2), (3, 4)]')
-    """
+    """Write `<point>x y</point>` as "(x, y)", several of them in a row as a list."""
     n_tags = len(_POINT_TAG.findall(body))
     if n_tags > 1 and not _POINT_TAG.sub("", body).strip(", \n"):
         body = f"[{', '.join(tag.group() for tag in _POINT_TAG.finditer(body))}]"
@@ -68,44 +51,28 @@ _CLICK = re.compile(
 )
 _COORDINATE_NAME = re.compile(r"\b[xy]\s{0,3}=\s{0,3}")
 
-
 LIST = AnswerFormat(
-    name="list",
-    parse=parse_list,
-    instruct=Wording(
-        "list",
-        {
-            "grounding": "Locate {phrase} in the image and output its bounding box as [x1, y1, x2, y2].",
-            "counting": "Locate every {phrase} in the image and output the list of their bounding boxes: "
-            "[[x1, y1, x2, y2], ...].",
-        },
-        " If there is none, output [].",
-        described={
-            "grounding": "Locate what {phrases} describes in the image and output its bounding box as "
-            "[x1, y1, x2, y2].",
-            "counting": "Locate everything in the image that {phrases} describes and output the list of their bounding "
-            "boxes: [[x1, y1, x2, y2], ...].",
-        },
-    ),
-    example="[[10, 20, 30, 40], [50, 60, 70, 80]]",
+    "list",
+    parse_list,
+    "[[10, 20, 30, 40], [50, 60, 70, 80]]",
+    {
+        "grounding": "Locate {phrase} in the image and output its bounding box as [x1, y1, x2, y2].",
+        "counting": "Locate every {phrase} in the image and output the list of their bounding boxes: "
+        "[[x1, y1, x2, y2], ...].",
+    },
+    " If there is none, output [].",
+    {"grounding": "Locate what {phrases} describes in the image and output its bounding box as [x1, y1, x2, y2]."},
     then="Output the bounding boxes as [[x1, y1, x2, y2], ...].",
 )
 POINT = AnswerFormat(
-    name="point",
-    parse=parse_point,
-    instruct=Wording(
-        "point",
-        {
-            "pointing": "Point to {phrase} in the image: output its coordinates as [x, y].",
-            "counting": "Point to every {phrase} in the image: output the list of their coordinates: [[x, y], ...].",
-        },
-        " If there is none, output [].",
-        described={
-            "pointing": "Point to what {phrases} describes in the image: output its coordinates as [x, y].",
-            "counting": "Point to everything in the image that {phrases} describes: output the list of their "
-            "coordinates: [[x, y], ...].",
-        },
-    ),
-    example="[10, 20]",
+    "point",
+    parse_point,
+    "[10, 20]",
+    {
+        "counting": "Point to every {phrase} in the image: output the list of their coordinates: [[x, y], ...].",
+        "pointing": "Point to {phrase} in the image: output its coordinates as [x, y].",
+    },
+    " If there is none, output [].",
+    {"pointing": "Point to what {phrases} describes in the image: output its coordinates as [x, y]."},
     then="Output the coordinates as [x, y].",
 )

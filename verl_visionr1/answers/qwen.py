@@ -1,32 +1,102 @@
-"""Qwen JSON: `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it."""
+"""JSON lists of objects with a place and a label: Qwen's boxes and points, Gemma's and Gemini's boxes.
+
+Qwen: `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ...]`, or `point_2d` with two numbers. Gemma: `box_2d` with y
+before x. Well-formed is that list alone, optionally in a ``` fence, after a closed `<think>` and inside `<answer>`;
+`[]` and `None` are empty answers; further keys in an object are allowed. From truncated lists, prose and broken JSON
+the complete objects are read, and the defect is named. An object with only another kind's key is of the wrong kind.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from verl_visionr1.answers.base import Answer, AnswerFormat, Defect, limit_boxes
+from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
+from verl_visionr1.answers.draft import Draft
 from verl_visionr1.answers.envelope import UNREADABLE, unwrap
 from verl_visionr1.answers.objects import LONG_CHARS, decode_cut_off, has_slow_numbers, read_objects
-from verl_visionr1.answers.wording import Wording
 from verl_visionr1.boxes import Box
 
-_ASK = Wording(
-    "qwen-json",
-    {
-        "detection": "Locate every item from the category list in the image and output the coordinates in JSON format. "
-        "The category set includes {phrases}.",
-        "grounding": "Locate every {phrase} in the image and output the coordinates in JSON format.",
-        "counting": "Locate every {phrase} in the image and output the coordinates in JSON format.",
-    },
-    " If there is none, output [].",
-    described=dict.fromkeys(
-        ("grounding", "counting"),
-        "Locate everything in the image that {phrases} describes and output the coordinates in JSON format.",
-    ),
-)
+
+class _Boxed(msgspec.Struct, gc=False):
+    place: Box = msgspec.field(name="bbox_2d")
+    label: str
+
+
+class _Pointed(msgspec.Struct, gc=False):
+    place: tuple[float, float] = msgspec.field(name="point_2d")
+    label: str
+
+
+class _Gemma(msgspec.Struct, gc=False):
+    place: Box = msgspec.field(name="box_2d")
+    label: str
+
+
+def _parser(item_type: type[msgspec.Struct]) -> Callable[[str], Answer]:
+    """Return the parser of lists of these items. It never reads the reasoning, closed or not."""
+    decode: Callable[[str], list[Any]] = msgspec.json.Decoder(list[item_type]).decode
+    kind = item_type.__struct_encode_fields__[0]
+    build = _points_answer if kind == "point_2d" else _boxes_answer
+
+    def parse(text: str) -> Answer:
+        body, defects = unwrap(text)
+        if len(body) > LONG_CHARS and has_slow_numbers(body):
+            return Answer((), (), body.count(kind), (*defects, Defect.BAD_BOX))
+        try:
+            items = decode(body)
+        except UNREADABLE:
+            complete = decode_cut_off(body, decode)
+            if complete is None:
+                return read_objects(body, defects, kind)
+            return build(complete, defects, (Defect.TRUNCATED,))
+        return build(items, defects, ())
+
+    return parse
+
+
+def _boxes_answer(items: list[Any], defects: tuple[Defect, ...], cut_off: tuple[Defect, ...]) -> Answer:
+    boxes: list[Box] = []
+    labels: list[str] = []
+    for item in items:
+        box = item.place
+        if box[0] < box[2] and box[1] < box[3]:
+            boxes.append(box)
+            labels.append(item.label)
+    n_dropped = len(items) - len(boxes)
+    if n_dropped:
+        defects = (*defects, Defect.BAD_BOX)
+    if not all(labels) or any(map(str.isspace, labels)):
+        defects = (*defects, Defect.NO_LABEL)
+    if len(boxes) > MAX_BOXES:
+        n_dropped += len(boxes) - MAX_BOXES
+        cut_off = (*cut_off, Defect.TOO_MANY)
+    return Answer(tuple(boxes[:MAX_BOXES]), tuple(labels[:MAX_BOXES]), n_dropped, (*defects, *cut_off))
+
+
+def _points_answer(items: list[Any], defects: tuple[Defect, ...], cut_off: tuple[Defect, ...]) -> Answer:
+    draft = Draft(defects)
+    for item in items:
+        draft.add_point(item.place, item.label)
+        if not item.label or item.label.isspace():
+            draft.add_defect(Defect.NO_LABEL)
+    for defect in cut_off:
+        draft.add_defect(defect)
+    return draft.answer()
+
+
+parse_qwen_json = _parser(_Boxed)
+_parse_y_first = _parser(_Gemma)
+
+
+def parse_gemma_json(text: str) -> Answer:
+    """Read Gemma's boxes. Objects with a `bbox_2d` and no `box_2d` are of the wrong kind: their axes are unknown."""
+    answer = _parse_y_first(text)
+    return replace(answer, boxes_xyxy=tuple([(x1, y1, x2, y2) for y1, x1, y2, x2 in answer.boxes_xyxy]))
 
 
 def write_json(places: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
@@ -40,81 +110,32 @@ def write_json(places: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
     return json.dumps(items, ensure_ascii=False)
 
 
-def instruction(task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
-    """Return the user's turn that asks for Qwen JSON, in Vision-R1's wording (arXiv 2503.18013, released code).
-
-    Args:
-        task: "detection" (every object of the category list), "grounding" or "counting" (one phrase; the boxes are
-            the count).
-        phrases: the category list, or a list of one phrase.
-        allow_none: also state what to answer if there is no object. Set it for all rows of a dataset with negatives,
-            or the wording gives the answer away.
-
-    Raises:
-        ValueError: another task, no phrase, or several phrases where the task takes one.
-
-    >>> instruction("grounding", ["red circle"])
-    'Locate every red circle in the image and output the coordinates in JSON format.'
-    """
-    return _ASK(task, phrases, allow_none=allow_none)
-
-
-class _Item(msgspec.Struct, gc=False):
-    bbox_2d: tuple[float, float, float, float]
-    label: str
-
-
-_decode_items = msgspec.json.Decoder(list[_Item]).decode
-
-
-def parse_qwen_json(text: str) -> Answer:
-    r"""Read `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it.
-
-    Well-formed: that list alone, optionally in a ``` fence, after a closed `<think>` and inside `<answer>`. `[]` and
-    `None` are empty answers; further keys in an object are allowed. From truncated lists, prose and broken JSON the
-    complete objects are read, and the defect is named. Boxes in the reasoning are never read, closed or not. An object
-    with a `point_2d` and no box is of the wrong kind.
-
-    >>> parse_qwen_json('[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]').boxes_xyxy
-    ((1.0, 2.0, 3.0, 4.0),)
-    >>> cut = parse_qwen_json('```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6')
-    >>> cut.labels, [defect.value for defect in cut.defects]
-    (('cat',), ['truncated'])
-    >>> parse_qwen_json("None").defects
-    ()
-    """
-    body, defects = unwrap(text)
-    if len(body) > LONG_CHARS and has_slow_numbers(body):
-        return Answer((), (), body.count("bbox_2d"), (*defects, Defect.BAD_BOX))
-    cut_off: tuple[Defect, ...] = ()
-    try:
-        items = _decode_items(body)
-    except UNREADABLE:
-        complete = decode_cut_off(body, _decode_items)
-        if complete is None:
-            return read_objects(body, defects, "bbox_2d")
-        items, cut_off = complete, (Defect.TRUNCATED,)
-    boxes: list[Box] = []
-    labels: list[str] = []
-    for item in items:
-        box = item.bbox_2d
-        if box[0] < box[2] and box[1] < box[3]:
-            boxes.append(box)
-            labels.append(item.label)
-    n_dropped = len(items) - len(boxes)
-    if n_dropped:
-        defects = (*defects, Defect.BAD_BOX)
-    if not all(labels) or any(map(str.isspace, labels)):
-        defects = (*defects, Defect.NO_LABEL)
-    return limit_boxes(boxes, labels, n_dropped, (*defects, *cut_off))
-
-
+# Vision-R1's wording (arXiv 2503.18013, released code).
+_EVERY = "Locate every {phrase} in the image and output the coordinates in JSON format."
+QWEN_JSON = AnswerFormat(
+    "qwen-json",
+    parse_qwen_json,
+    '[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]',
+    {
+        "detection": "Locate every item from the category list in the image and output the coordinates in JSON format. "
+        "The category set includes {phrases}.",
+        "grounding": _EVERY,
+        "counting": _EVERY,
+    },
+    " If there is none, output [].",
+    frames=("qwen2.5-vl", "qwen3-vl"),
+    then="Output the coordinates in JSON format.",
+)
+# VLM-R1's wording (arXiv 2504.07615 and its released code), which asks for reasoning first.
 _THINK = (
     "First output the thinking process in <think> </think> tags and then output the final answer in "
-    "<answer> </answer> tags."
+    "<answer> </answer> tags. Output the final answer in JSON format."
 )
-_ask_vlmr1 = Wording(
+VLMR1_JSON = AnswerFormat(
     "vlmr1-json",
+    parse_qwen_json,
+    "<think>The cat is on the left.</think>\n<answer>\n"
+    '```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```\n</answer>',
     {
         "detection": "First thinks about the reasoning process in the mind and then provides the user with the answer. "
         "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
@@ -124,37 +145,39 @@ _ask_vlmr1 = Wording(
         '[{"bbox_2d": [x1, y1, x2, y2], "label": "target name"}, ...]\n```\n'
         "If there are no such targets in the image, simply respond with None.",
         "grounding": "Please provide the bounding box coordinate of the region this sentence describes: {phrase}. "
-        f"{_THINK} Output the final answer in JSON format.",
+        + _THINK,
     },
-)
-
-
-def instruction_vlmr1(task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
-    """Like `instruction`, in VLM-R1's wording (arXiv 2504.07615 and its released code), which asks for reasoning first.
-
-    Its detection prompt always states what to answer if there is no object; for grounding `allow_none` adds it.
-
-    >>> instruction_vlmr1("grounding", ["the left cat"])[:88]
-    'Please provide the bounding box coordinate of the region this sentence describes: the le'
-    """
-    text = _ask_vlmr1(task, phrases)
-    return text + " If there is none, output None." if allow_none and task == "grounding" else text
-
-
-QWEN_JSON = AnswerFormat(
-    name="qwen-json",
-    parse=parse_qwen_json,
-    instruct=instruction,
-    example='[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]',
+    {"grounding": " If there is none, output None."},
     frames=("qwen2.5-vl", "qwen3-vl"),
-    then="Output the coordinates in JSON format.",
+    then=_THINK,
 )
-VLMR1_JSON = AnswerFormat(
-    name="vlmr1-json",
-    parse=parse_qwen_json,
-    instruct=instruction_vlmr1,
-    example="<think>The cat is on the left.</think>\n<answer>\n"
-    '```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```\n</answer>',
+# Verbatim from Qwen3-VL's cookbook.
+_POINT_LIST = 'in JSON format like this: [{"point_2d": [x, y], "label": "name"}, ...].'
+_WITH_POINTS = f" in the image with points, report their point coordinates {_POINT_LIST}"
+QWEN_POINTS = AnswerFormat(
+    "qwen-points",
+    _parser(_Pointed),
+    '[{"point_2d": [10, 20], "label": "cat"}]',
+    {"counting": "Locate every {phrase}" + _WITH_POINTS, "pointing": "Locate every {phrases}" + _WITH_POINTS},
+    " If there is none, output [].",
     frames=("qwen2.5-vl", "qwen3-vl"),
-    then=f"{_THINK} Output the final answer in JSON format.",
+    then=f"Report the point coordinates {_POINT_LIST}",
+)
+# Google publishes the format (Gemini's page on bounding boxes), but no fixed wording.
+_FORM = (
+    'Output a JSON list, in which each entry holds the box in "box_2d" as [y1, x1, y2, x2], normalized to 0-1000, and '
+    'its name in "label".'
+)
+GEMMA_JSON = AnswerFormat(
+    "gemma-json",
+    parse_gemma_json,
+    '[{"box_2d": [20, 10, 40, 30], "label": "cat"}]',
+    {
+        "detection": f"Detect all objects of these categories in the image: {{phrases}}. {_FORM}",
+        "grounding": f"Detect every {{phrase}} in the image. {_FORM}",
+        "counting": f"Detect every {{phrase}} in the image. {_FORM}",
+    },
+    " If there is none, output [].",
+    frames=("gemma",),
+    then=_FORM,
 )

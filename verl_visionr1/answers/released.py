@@ -91,9 +91,8 @@ def _python_json(text: str) -> object:
 
 
 VISIONR1_RELEASED = AnswerFormat(
-    name="visionr1-released",
-    parse=parse_visionr1_released,
-    instruct=None,
-    example='```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```',
+    "visionr1-released",
+    parse_visionr1_released,
+    '```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```',
     frames=("qwen2.5-vl",),
 )

@@ -1,8 +1,7 @@
 """The place in the completion from which each box of an `Answer` was read.
 
-The parsers return numbers, not places. A box is found again by its numbers: they follow each other in the text, in the
-order in which the parser read the boxes. This works for every format, and for boxes that a tolerant parser read from
-broken text.
+A box is found again by its numbers: they follow each other in the text, in the order in which the parser read the
+boxes. This works for every format, and for boxes from broken text.
 """
 
 from __future__ import annotations
@@ -31,17 +30,7 @@ class Span(NamedTuple):
 
 
 def box_spans(text: str, answer: Answer) -> list[Span | None]:
-    """Find the span of each box, in the answer's order; None for a box whose numbers are not found. Linear time.
-
-    Args:
-        text: the whole completion.
-        answer: the answer that a parser of `PARSERS` read from it, in the model's units.
-
-    >>> from verl_visionr1.answers import parse_qwen_json
-    >>> text = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
-    >>> [(text[slice(*span.box)], text[slice(*span.label)]) for span in box_spans(text, parse_qwen_json(text))]
-    [('1, 2, 3, 4', 'cat')]
-    """
+    """Find the span of each box of a completion's answer (in the model's units); None where it is not found. Linear."""
     body = unwrap(text)[0]
     begin = max(text.rfind(body), 0) if body else 0
     spans = _spans(text, answer, begin)

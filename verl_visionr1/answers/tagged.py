@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft, Group, is_cut_off, number_groups
 from verl_visionr1.answers.envelope import empty_answer, unwrap
-from verl_visionr1.answers.wording import Wording
 
 _LABEL = "\0"  # replaces the token that opens a label
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """The markup of a model family's boxes.
+    """The markup of a model family's boxes: the tokens around a label, and around a box or the list of a label's boxes.
 
-    Attributes:
-        label: the tokens around a label.
-        box: the tokens around a box, or around the list of a label's boxes.
-        as_corners: a box is two points `(x1,y1),(x2,y2)`; else `[x1, y1, x2, y2]` in a list.
-        bracket: the bracket that opens a point or a box.
-        any_tag: a pattern that matches any of the tokens.
+    `as_corners`: a box is two points `(x1,y1),(x2,y2)`; else `[x1, y1, x2, y2]` in a list.
     """
 
     label: tuple[str, str]
@@ -48,10 +42,6 @@ def parse_qwen2_vl(text: str) -> Answer:
     Objects follow each other; several boxes may follow one label. If the prompt names one phrase, the label may be
     missing. The text without tokens (`cat(x1,y1),(x2,y2)`) is well-formed too, since tokenizers may skip special
     tokens. `None` and `[]` are empty answers.
-
-    >>> tagged = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
-    >>> parse_qwen2_vl(tagged) == parse_qwen2_vl("cat(1,2),(3,4)")
-    True
     """
     return _parse(text, QWEN2_VL_TAGS)
 
@@ -61,9 +51,6 @@ def parse_internvl(text: str) -> Answer:
 
     If the prompt names one phrase, the label may be missing. The tokens may be missing, as in `parse_qwen2_vl`. The
     first sentence that InternVL was trained to write is no prose. `None` and `[]` are empty answers.
-
-    >>> parse_internvl("<ref>cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>").labels
-    ('cat', 'cat')
     """
     return _parse(text.replace(_INTERNVL_PREAMBLE, "", 1), INTERNVL_TAGS)
 
@@ -163,45 +150,35 @@ def _check_end(draft: Draft, rest: str, untagged: str, body: str, tags: Tags) ->
 
 # InternVL's data format defines its grounding question and the start of its detection question; the rest is ours.
 QWEN2_VL = AnswerFormat(
-    name="qwen2-vl",
-    parse=parse_qwen2_vl,
-    instruct=Wording(
-        "qwen2-vl",
-        {
-            "detection": "Detect all objects of these categories in the image and output their bounding boxes: "
-            "{phrases}.",
-            "grounding": "Output the bounding box of {phrase} in the image.",
-            "counting": "Detect every {phrase} in the image and output their bounding boxes.",
-        },
-        " If there is none, output None.",
-        described={
-            "grounding": "Output the bounding box of what {phrases} describes in the image.",
-            "counting": "Detect everything in the image that {phrases} describes and output their bounding boxes.",
-        },
-    ),
-    example="<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|>",
+    "qwen2-vl",
+    parse_qwen2_vl,
+    "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|>",
+    {
+        "detection": "Detect all objects of these categories in the image and output their bounding boxes: {phrases}.",
+        "grounding": "Output the bounding box of {phrase} in the image.",
+        "counting": "Detect every {phrase} in the image and output their bounding boxes.",
+    },
+    " If there is none, output None.",
+    {"grounding": "Output the bounding box of what {phrases} describes in the image."},
     frames=("qwen2-vl",),
 )
 INTERNVL = AnswerFormat(
-    name="internvl",
-    parse=parse_internvl,
-    instruct=Wording(
-        "internvl",
-        {
-            "detection": "Please detect and label all objects of these categories in the following image and mark "
-            "their positions: <ref>{phrases}</ref>",
-            "grounding": "Please provide the bounding box coordinate of the region this sentence describes: "
-            "<ref>{phrase}</ref>",
-            "counting": "Please detect and label every <ref>{phrase}</ref> in the following image and mark their "
-            "positions.",
-        },
-        "\nIf there is none, output None.",
-        separator="</ref>, <ref>",
-        described={
-            "counting": "Please detect and label everything in the following image that <ref>{phrase}</ref> describes "
-            "and mark their positions."
-        },
-    ),
-    example="<ref>cat</ref><box>[[10, 20, 30, 40], [50, 60, 70, 80]]</box>",
+    "internvl",
+    parse_internvl,
+    "<ref>cat</ref><box>[[10, 20, 30, 40], [50, 60, 70, 80]]</box>",
+    {
+        "detection": "Please detect and label all objects of these categories in the following image and mark their "
+        "positions: <ref>{phrases}</ref>",
+        "grounding": "Please provide the bounding box coordinate of the region this sentence describes: "
+        "<ref>{phrase}</ref>",
+        "counting": "Please detect and label every <ref>{phrase}</ref> in the following image and mark their "
+        "positions.",
+    },
+    "\nIf there is none, output None.",
+    {
+        "counting": "Please detect and label everything in the following image that <ref>{phrase}</ref> describes and "
+        "mark their positions."
+    },
+    separator="</ref>, <ref>",
     frames=("internvl",),
 )

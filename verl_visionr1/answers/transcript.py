@@ -66,11 +66,6 @@ def last_turn(text: str) -> str:
 
     Turns end at the headers of the usual chat templates and at the response of a tool (`TOOL_RESPONSES`). Without
     special tokens they end at a line "assistant" that follows a line "user", "tool" or "observation".
-
-    >>> last_turn("<tool_call>{}</tool_call>\\nuser\\n<tool_response>\\n9\\n</tool_response>\\nassistant\\n7")
-    '7'
-    >>> last_turn("<tool_response>[1, 2, 3, 4]"), last_turn('I look. <tool_call>{"box": [1, 2, 3, 4]}</tool_call>')
-    ('', 'I look. ')
     """
     if "<" not in text and "\n" not in text:
         return text
@@ -148,11 +143,7 @@ def _has_line(text: str, line: str, end: int) -> bool:
 
 
 def _without(text: str, tags: Sequence[tuple[str, str]]) -> str:
-    """Remove the text between some tags.
-
-    The outermost of nested tags count. An unclosed tag extends to the end of the text; in reasoning, to the end of the
-    reasoning.
-    """
+    """Remove the text between some tags."""
     for opening, closing in tags:
         if opening in text:
             before, *others = text.split(opening)
@@ -177,11 +168,6 @@ def reasoning_end(text: str) -> int | None:
     """Return where the reasoning ends and the answer starts: 0 without reasoning, None if it is never closed.
 
     Reasoning may be opened in the prompt, and more than once. Reasoning after the last closing tag is cut off.
-
-    >>> reasoning_end("<think>well</think>[]"), reasoning_end("well</think>[]"), reasoning_end("[]")
-    (19, 12, 0)
-    >>> reasoning_end("<think>a</think> hm <think>7, so") is None
-    True
     """
     if "<" not in text and "\u25c1" not in text:
         return 0
@@ -196,11 +182,7 @@ def reasoning_end(text: str) -> int | None:
 
 
 def opens_reasoning(prompt: str) -> bool:
-    """Whether a prompt ends inside reasoning that its chat template opened, so that the model only closes it.
-
-    >>> opens_reasoning("<|im_start|>assistant\\n<think>\\n"), opens_reasoning("<think>\\n\\n</think>\\n\\n")
-    (True, False)
-    """
+    """Whether a prompt ends inside reasoning that its chat template opened, so that the model only closes it."""
     return prompt[-64:].rstrip().endswith(tuple(opening for opening, _ in REASONING_TAGS))
 
 
@@ -210,11 +192,7 @@ def is_reasoning_opened(reasoning: Reasoning, prompt: str | None) -> bool:
 
 
 def spoken_text(completion: str, *, reasoning_opened: bool = False) -> str:
-    """Return the model's last turn as it is scored, with `<think>` before it if the prompt opens the reasoning.
-
-    >>> spoken_text("So 7.</think>7", reasoning_opened=True)
-    '<think>So 7.</think>7'
-    """
+    """Return the model's last turn as it is scored, with `<think>` before it if the prompt opens the reasoning."""
     turn = last_turn(completion)
     if not reasoning_opened or turn.lstrip().startswith(tuple(opening for opening, _ in REASONING_TAGS)):
         return turn
@@ -222,11 +200,7 @@ def spoken_text(completion: str, *, reasoning_opened: bool = False) -> str:
 
 
 def turn_text(turn: Any) -> str:
-    """Return the text of a turn: a plain text, or a message whose content may be a list of parts.
-
-    >>> turn_text({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]})
-    'Where?'
-    """
+    """Return the text of a turn: a plain text, or a message whose content may be a list of parts."""
     content: Any = turn.get("content") if isinstance(turn, Mapping) else turn  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     parts: Any = content if isinstance(content, list) else [content]  # pyright: ignore[reportUnknownVariableType]
     texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in parts]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -237,9 +211,6 @@ def answer_text(completion: Any) -> str:
     """Return the model's last turn in a text or a list of messages; "" if another role has the last turn.
 
     If the reasoning is in a field of its own, it ends where the content begins.
-
-    >>> answer_text([{"role": "assistant", "content": "Let me zoom in."}, {"role": "assistant", "content": "[]"}])
-    '[]'
     """
     if isinstance(completion, str):
         return completion

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
 from verl_visionr1.answers.envelope import empty_answer, unwrap
-from verl_visionr1.answers.wording import Wording
 
 _UNIT_NUMBER = re.compile(r"[01]\.\d{3}")
 _LOCATION = re.compile(r"<loc([0-9]{4})>")
@@ -20,9 +19,6 @@ def parse_griffon(text: str) -> Answer:
 
     If the prompt names one phrase, its label may be missing: `[0.123,0.456,0.789,0.999]`. Well-formed numbers have
     exactly three decimals. The last `-` before the bracket ends the label.
-
-    >>> parse_griffon("traffic-light-[0.100,0.200,0.300,0.400]").labels
-    ('traffic-light',)
     """
     body, defects = unwrap(text)
     empty = empty_answer(body, defects)
@@ -77,10 +73,6 @@ def parse_paligemma(text: str) -> Answer:
 
     If the prompt names one phrase, the label may be missing. Empty answers: `None`, `[]`, or no text at all, since the
     prompt (`detect cat`) cannot ask for a word. Segmentation tokens are skipped.
-
-    >>> parse_paligemma("<loc0010><loc0020><loc0030><loc0040> cat ; <loc0000><loc0000><loc0512><loc1023> dog")
-    Answer(boxes_xyxy=((20.0, 10.0, 40.0, 30.0), (0.0, 0.0, 1023.0, 512.0)), labels=('cat', 'dog'), n_dropped=0, \
-defects=(), points_xy=(), count=None, text='')
     """
     body, defects = unwrap(text)
     if not body and defects == (Defect.EMPTY,):
@@ -124,31 +116,23 @@ _CATEGORY_SET = (
     "Examine the image for any objects from the category set. Report the coordinates of each detected object. "
     "The category set includes {phrases}."
 )
-_ask = Wording(
+GRIFFON = AnswerFormat(
     "griffon",
+    parse_griffon,
+    "cat-[0.100,0.200,0.300,0.400]&dog-[0.500,0.500,0.900,1.000]",
     {
         "detection": _CATEGORY_SET,
         "grounding": "Can you point out {phrase} in the image and provide the coordinates of its location?",
         "counting": _CATEGORY_SET,
     },
     " If there is none, output None.",
-)
-
-GRIFFON = AnswerFormat(
-    name="griffon",
-    parse=parse_griffon,
-    instruct=_ask,
-    example="cat-[0.100,0.200,0.300,0.400]&dog-[0.500,0.500,0.900,1.000]",
     frames=("unit",),
 )
 PALIGEMMA = AnswerFormat(
-    name="paligemma",
-    parse=parse_paligemma,
-    instruct=Wording(
-        "paligemma",
-        {"detection": "detect {phrases}", "grounding": "detect {phrase}", "counting": "detect {phrase}"},
-        separator=" ; ",
-    ),
-    example="<loc0020><loc0010><loc0040><loc0030> cat ; <loc0060><loc0050><loc0080><loc0070> dog",
+    "paligemma",
+    parse_paligemma,
+    "<loc0020><loc0010><loc0040><loc0030> cat ; <loc0060><loc0050><loc0080><loc0070> dog",
+    {"detection": "detect {phrases}", "grounding": "detect {phrase}", "counting": "detect {phrase}"},
+    separator=" ; ",
     frames=("paligemma",),
 )

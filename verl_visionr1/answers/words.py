@@ -7,7 +7,6 @@ import re
 from verl_visionr1.answers.base import MAX_CHARS, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.envelope import after_reasoning, cut
 from verl_visionr1.answers.numbers import stated_numbers
-from verl_visionr1.answers.wording import Wording
 
 MAX_COUNT = 1e9
 """The largest valid count."""
@@ -16,21 +15,9 @@ MAX_COUNT = 1e9
 def parse_count(text: str) -> Answer:
     r"""Read a count: `7`, `seven`, `<answer> 7 </answer>`, `\boxed{7}`, `There are 7 cats.`, `no cats`.
 
-    The answer is the text that `parse_text` reads; the one number in it is the count (`numbers.stated_numbers`).
-    Without a number, "no" and "none" are 0. Several different numbers are no count; numbers in the reasoning are never
-    read. Well-formed: the number alone, optionally with markup or a full stop. A list of boxes or points is no number:
-    the preset `counting-list` takes its length. Negative, infinite and larger numbers than `MAX_COUNT` are no count.
-
-    Returns:
-        An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
-
-    >>> parse_count("<think>3 here, 4 there</think><answer> 7 </answer>").count
-    7.0
-    >>> answer = parse_count("There are twenty-one cats.")
-    >>> answer.count, [defect.value for defect in answer.defects]
-    (21.0, ['prose'])
-    >>> parse_count("<think>7").count is None
-    True
+    The count is the one number in the text that `parse_text` reads, finite and in [0, `MAX_COUNT`]; several different
+    ones are no count. Without a number, "no" and "none" are 0. Well-formed: the number alone, optionally with markup or
+    a full stop. A list of boxes or points is no number: the preset `counting-list` takes its length.
     """
     body, defects = answer_in(text)
     if not body:
@@ -56,18 +43,8 @@ def parse_count(text: str) -> Answer:
 def parse_text(text: str) -> Answer:
     r"""Read an answer in words: the text after `</think>`; of that, the last `<answer>`, GLM box or `\boxed{}`, if any.
 
-    Well-formed: some text; tags are optional, but closed, and there is no text around `<answer>`. Text around a GLM
-    box or `\boxed{}` is no defect: models introduce them with words. Reasoning that is never closed is no answer.
-
-    Returns:
-        An `Answer` whose `text` is stripped and at most `MAX_CHARS` long; "" with a defect if there is no answer.
-
-    >>> parse_text("<think>It barks.</think><answer> a dog </answer>").text
-    'a dog'
-    >>> parse_text(r"So x is \boxed{\frac{1}{2}}.")
-    Answer(boxes_xyxy=(), labels=(), n_dropped=0, defects=(), points_xy=(), count=None, text='\\frac{1}{2}')
-    >>> parse_text("<think>It barks").defects
-    (<Defect.NO_ANSWER: 'no_answer'>,)
+    Well-formed: some text; tags are optional, but closed, and there is no text around `<answer>` (around a GLM box or
+    `\boxed{}` it is no defect). Reasoning that is never closed is no answer.
     """
     body, defects = answer_in(text)
     return Answer(text=body, defects=defects if body else defects or (Defect.NO_TEXT,))
@@ -112,27 +89,19 @@ def _read_boxed(body: str) -> tuple[str, bool]:
     return inner, False
 
 
-FORMATS: tuple[AnswerFormat, ...] = (
-    AnswerFormat(
-        "count",
-        parse_count,
-        Wording(
-            "count",
-            {"counting": "Count every {phrases} in the image and answer with the number alone."},
-            " If there is none, answer 0.",
-            separator=" and every ",
-            described={
-                "counting": "Count everything in the image that {phrases} describes and answer with the number alone."
-            },
-        ),
-        "7",
-        then="Answer with the number alone.",
-    ),
-    AnswerFormat(
-        "text",
-        parse_text,
-        Wording("text", {"text": "{phrase} Answer with the final answer alone."}, " If there is none, answer none."),
-        "a dog",
-    ),
+COUNT = AnswerFormat(
+    "count",
+    parse_count,
+    "7",
+    {"counting": "Count every {phrases} in the image and answer with the number alone."},
+    " If there is none, answer 0.",
+    separator=" and every ",
+    then="Answer with the number alone.",
 )
-"""Formats of numbers and words."""
+TEXT = AnswerFormat(
+    "text",
+    parse_text,
+    "a dog",
+    {"text": "{phrase} Answer with the final answer alone."},
+    " If there is none, answer none.",
+)

@@ -20,7 +20,7 @@ from verl_visionr1.settings import needs_one_of
 DataSource = Annotated[str, "verl's name of the data set, by which it groups validation; may contain {task}."]
 Split = Annotated[str, "Name of the split, kept in extra_info; selects the split if the data set has several."]
 MaxInstances = Annotated[int, "Most objects per row (counting: largest count); long answers exceed the response."]
-ASKABLE = [name for name, answer_format in FORMATS.items() if answer_format.instruct is not None]
+ASKABLE = [name for name, answer_format in FORMATS.items() if answer_format.tasks]
 """Formats that a prompt can ask for."""
 
 

@@ -138,7 +138,6 @@ def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
             reason = f"--answer-format {answer_format.name}: cannot follow the data set's own question"
             raise RowsError(f"{reason}; use one of {', '.join(able)}, or --prompt-template")
         return f"{item.question} {answer_format.then}"
-    assert answer_format.instruct is not None  # checked by `Flags.format_of`
     phrases = item.phrases if item.question is None else (item.question,)
     # a text question always has an answer; only places and counts can be empty
     return answer_format.instruct(item.task, phrases, allow_none=allow_none and item.task != "text")

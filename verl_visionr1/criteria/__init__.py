@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from verl_visionr1.criteria import average_precision, counting, dense, detection, grounding, pointing, structure, text
+from verl_visionr1.criteria import average_precision, counting, dense, detection, pointing, structure, text
 from verl_visionr1.criteria.detection import f1_50, iou_mean, precision, recall, well_formed
 from verl_visionr1.criteria.thresholds import ADVANCED, BEGINNER, EPSILON, OFF, Thresholds, differentiate
 
@@ -32,7 +32,7 @@ __all__ = [
 CRITERIA: Mapping[str, Callable[..., float]] = MappingProxyType(
     {
         criterion.__name__: criterion
-        for module in (detection, dense, average_precision, grounding, counting, pointing, text, structure)
+        for module in (detection, dense, average_precision, counting, pointing, text, structure)
         for criterion in module.CRITERIA
     }
 )

@@ -103,9 +103,6 @@ def _tied_in_class(ious: Sequence[float], n_predicted: float, n_target: int, tau
     return sum([k * k for k in found]) / (len(taus) * n_predicted * n_target)
 
 
-# --- COCO's AP of a ranked list -------------------------------------------------------------------------------------
-
-
 def rank_matches(
     iou_pt: Array,
     taus: Sequence[float] = IOU_THRESHOLDS,
@@ -115,8 +112,8 @@ def rank_matches(
 ) -> list[list[int]]:
     """Match predictions to targets at each tau by COCO's greedy rule.
 
-    In row order, each prediction takes the free target of the largest IoU (the last one in a tie), if that IoU is at
-    least tau.
+    In row order, each prediction takes the free target of the largest IoU (the last one in a tie), if that is at least
+    tau.
 
     Args:
         iou_pt: IoU of P predictions of one class, best score first, with its T targets; shape (P, T).
@@ -126,9 +123,6 @@ def rank_matches(
 
     Returns:
         For each tau a list of P target indices; -1 for none.
-
-    >>> rank_matches(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
-    [[0, -1], [-1, 0]]
     """
     candidates: list[Candidates] = [[] for _ in range(len(iou_pt))]
     rows, columns = np.nonzero(iou_pt >= taus[0])
@@ -155,14 +149,9 @@ def _match_at(tau: float, candidates: list[Candidates], shared: set[int]) -> lis
 
 
 def ap_of_ranking(hits: Sequence[bool], n_target: int) -> float:
-    """COCO's AP of a ranked list: the interpolated precision, averaged over 101 recalls, in [0, 1].
+    """COCO's AP of a ranked list, in [0, 1]: the interpolated precision, averaged over 101 recalls.
 
-    Args:
-        hits: for each prediction, best score first, whether it is a true positive.
-        n_target: number of targets, at least 1.
-
-    >>> round(ap_of_ranking([True], 2), 5), round(ap_of_ranking([False, True], 1), 5)
-    (0.50495, 0.5)
+    `hits`: whether each prediction, best score first, is a true positive; `n_target`: at least 1.
     """
     ranks = [rank for rank, hit in enumerate(hits, start=1) if hit]
     best, total = 0.0, 0.0

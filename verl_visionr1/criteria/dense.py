@@ -1,13 +1,14 @@
-"""Further published criteria of detection: V-Triune, big_vision, Visual-RFT, Vero, VLM-R1; and size-aware ones.
+"""Further published criteria of detection and grounding, and size-aware ones.
 
 Legend: n_P predicted boxes, n_T target boxes; sums are over the pairs of the preset's matching (one-to-one, independent
-of order). All criteria are in [0, 1]; for n_T = 0 they are 1.0 iff nothing was predicted.
+of order). All criteria are in [0, 1]; for n_T = 0 they are 1.0 iff nothing was predicted. Where g is given, the value
+is the sum of g over the pairs, over max(n_P, n_T): one referent and one box give g itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from verl_visionr1.answers import Answer
@@ -15,9 +16,7 @@ from verl_visionr1.boxes import Box, Boxes, iou
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
 from verl_visionr1.criteria.thresholds import EPSILON, Thresholds, differentiate
 from verl_visionr1.matching import Matching
-from verl_visionr1.targets import Target, normalize_label
-
-# --- one line each ---------------------------------------------------------------------------------------------------
+from verl_visionr1.targets import Target
 
 
 def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
@@ -26,8 +25,26 @@ def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
     For one referent and one box this is their IoU (VLM-R1's reward of referring expressions). With `match_iou` .5 it is
     Visual-RFT's reward (arXiv 2503.01785, `compute_reward_iou_v2`), which has a strict bound and greedy matching.
     """
-    most = max(matching.n_predicted, matching.n_target)
-    return sum(_reaching(matching.ious, match_iou)) / most if most else 1.0
+    return _over_most(sum(_reaching(matching.ious, match_iou)), matching)
+
+
+def iou2_over_max(matching: Matching) -> float:
+    """g = IoU squared, in [0, 1]: poor boxes count less (Perception-R1, arXiv 2504.07954)."""
+    return _over_most(sum([pair_iou * pair_iou for pair_iou in matching.ious]), matching)
+
+
+def soft_giou(matching: Matching) -> float:
+    """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object earns more the nearer it is.
+
+    Needs pairs matched by GIoU, `matching: giou`. A box that covers its whole object earns at least .5, and a guess
+    earns more than an empty answer, as in other systems that reward GIoU (NeMo-RL, Visual-RFT on LISA).
+    """
+    return _over_most(sum([(1.0 + pair_giou) / 2.0 for pair_giou in matching.ious]), matching)
+
+
+def hit_over_max(matching: Matching, *, match_iou: float = 0.5) -> float:
+    """g = 1 if IoU >= `match_iou`, else 0: the accuracy metric of referring expressions."""
+    return _over_most(sum([pair_iou >= match_iou - EPSILON for pair_iou in matching.ious]), matching)
 
 
 def weighted_sum(matching: Matching) -> float:
@@ -38,6 +55,11 @@ def weighted_sum(matching: Matching) -> float:
     cost little: ten boxes for one object earn .865.
     """
     return _position_and_completeness(matching, _reaching(matching.ious, 0.5))
+
+
+def _over_most(total: float, matching: Matching) -> float:
+    most = max(matching.n_predicted, matching.n_target)
+    return total / most if most else 1.0
 
 
 def _reaching(ious: Sequence[float], match_iou: float) -> list[float]:
@@ -52,19 +74,7 @@ def _position_and_completeness(matching: Matching, ious: Sequence[float]) -> flo
     return 0.7 * (sum(ious) / n_target) + 0.3 * completeness  # in this order a perfect answer is exactly 1.0
 
 
-# --- V-Triune and big_vision -----------------------------------------------------------------------------------------
-
-
-def v_triune(
-    answer: Answer,
-    matching: Matching,
-    thresholds: Thresholds,
-    target: Target,
-    grid_wh: tuple[float, float],
-    *,
-    size_penalty: float = 0.6,
-    size_aware: bool = False,
-) -> float:
+def v_triune(matching: Matching, thresholds: Thresholds, *, size_penalty: float = 0.6) -> float:
     """V-Triune's dynamic IoU reward (arXiv 2505.18129, label-first): s * size_penalty ** (surplus / n_T).
 
     s = .7 * (sum of matched IoU >= eps) / n_T + .3 * (recall + precision at eps) / 2, where eps is
@@ -74,76 +84,38 @@ def v_triune(
     surplus: targets without a box at IoU .5, and boxes without a target at .5. The released exponent is |n_P - n_T|:
     a false positive offsets a miss and so earns reward. Counting both would cost a scene of many objects all its reward
     for a few mistakes, so the exponent is relative to n_T. For one object it is the released one. The released code
-    first removes repeated boxes; here they cost.
-
-    Args:
-        size_penalty: factor in [0, 1] that applies when the surplus equals the number of objects.
-        size_aware: compare small targets as in `precision_size_aware`. At eps = .99 rounding to whole pixels alone may
-            fail any box below 200 pixels.
+    first removes repeated boxes; here they cost. `size_penalty` is the factor, in [0, 1], for a surplus of n_T.
     """
     if not 0.0 <= size_penalty <= 1.0:
         raise ValueError(f"size_penalty = {size_penalty!r}: needs a factor in [0, 1]")
     n_predicted, n_target = matching.n_predicted, matching.n_target
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
-    if size_aware:
-        compared = _compare(answer, matching, target, grid_wh)
-        counted, near = (
-            [relaxed for relaxed, limit in compared if relaxed >= min(match_iou, limit) - EPSILON]
-            for match_iou in (thresholds.match_iou, 0.5)
-        )
-    else:
-        counted, near = _reaching(matching.ious, thresholds.match_iou), _reaching(matching.ious, 0.5)
+    counted, near = _reaching(matching.ious, thresholds.match_iou), _reaching(matching.ious, 0.5)
     surplus = n_predicted + n_target - 2 * len(near)
     return _position_and_completeness(matching, counted) * size_penalty ** (surplus / n_target)
 
 
-def big_vision(
-    matching: Matching,
-    target: Target,
-    *,
-    penalty: float = 0.3,
-    class_weights: Mapping[str, float] | None = None,
-) -> float:
+def big_vision(matching: Matching, *, penalty: float = 0.3) -> float:
     """Detection reward of arXiv 2302.08242: mean recall at IoU .50:.05:.95, minus a penalty for surplus boxes.
 
-    (sum over pairs of w * (share of the ten thresholds that their IoU reaches) / sum of w over targets)
-    - penalty * (predictions without a target at IoU .5) / n_T, clipped to [0, 1]; w is the class weight of the target.
-    The released penalty is for duplicates only, since scores rank false positives last. Without scores these would be
-    free, so here every box without an object costs the same, whatever its label.
-
-    Args:
-        penalty: at least 0; cost of a surplus box, as a share of one object.
-        class_weights: label -> positive weight; other labels have weight 1. The paper uses
-            1 / (frequency + .05 * sum of frequencies). None: equal weights.
-
-    Raises:
-        ValueError: a penalty or weight out of range.
+    (mean over targets of the share of the ten thresholds that the IoU of their pair reaches)
+    - penalty * (predictions without a target at IoU .5) / n_T, clipped to [0, 1]. The released penalty is for
+    duplicates only, since scores rank false positives last. Without scores these would be free, so here every box
+    without an object costs the same, whatever its label: `penalty`, at least 0, is the share of one object.
     """
     if not 0.0 <= penalty < math.inf:
         raise ValueError(f"penalty = {penalty!r}: needs a number of at least 0")
     n_predicted, n_target = matching.n_predicted, matching.n_target
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
-    weights = _target_weights(target, class_weights) if class_weights else None
     found, n_found = 0.0, 0
-    for (_, t), pair_iou in zip(matching.pairs, matching.ious, strict=True):
+    for pair_iou in matching.ious:
         reached = sum([pair_iou >= tau - EPSILON for tau in IOU_THRESHOLDS])
         n_found += reached > 0
-        found += reached * (weights[t] if weights else 1.0)
-    recall = found / (len(IOU_THRESHOLDS) * (math.fsum(weights) if weights else n_target))
+        found += reached
+    recall = found / (len(IOU_THRESHOLDS) * n_target)
     return min(max(recall - penalty * (n_predicted - n_found) / n_target, 0.0), 1.0)
-
-
-def _target_weights(target: Target, class_weights: Mapping[str, float]) -> list[float]:
-    weight_of = {normalize_label(label): weight for label, weight in class_weights.items()}
-    weights = [weight_of.get(label, 1.0) for label in target.normalized_labels or [""] * target.n_objects]
-    if not all(0.0 < weight < math.inf for weight in weights):
-        raise ValueError(f"class_weights = {dict(class_weights)!r}: needs positive numbers")
-    return weights
-
-
-# --- thresholds that the frame can reach -----------------------------------------------------------------------------
 
 
 STEP_IOU = 1.0 / 3.0
@@ -151,29 +123,18 @@ STEP_IOU = 1.0 / 3.0
 
 
 def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
-    """The smallest IoU with `widen` after rounding each edge to the nearest step, in [1/9, 1].
+    """The smallest IoU with `widen` after rounding each edge to the nearest step of `grid_wh`, in [1/9, 1].
 
-    An edge moves by at most half a step. IoU is smallest if all four move inwards (moving one outwards instead adds
-    less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h. In each
-    direction it is at least `STEP_IOU`, for any answer of a step or more around the middle of the box.
-
-    Args:
-        box_xyxy: target box in pixels of the original image.
-        grid_wh: smallest step of the model's frame, in pixels of the original image; 0 for a frame without steps.
-
-    >>> round(reachable_iou((0.0, 0.0, 20.0, 20.0), (1.0, 1.0)), 4)
-    0.9025
+    An edge moves by at most half a step. IoU is smallest if all four move inwards: (1 - gx/w) * (1 - gy/h), for steps
+    gx, gy and size w, h. In each direction it is at least `STEP_IOU`, for any answer of a step or more around the
+    middle.
     """
     x1, y1, x2, y2 = box_xyxy
     return max(1.0 - grid_wh[0] / (x2 - x1), STEP_IOU) * max(1.0 - grid_wh[1] / (y2 - y1), STEP_IOU)
 
 
 def widen(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
-    """Widen the box around its middle to at least one step in each direction, the smallest size a frame can write.
-
-    >>> widen((2.0, 0.0, 3.0, 50.0), (4.0, 4.0))
-    (0.5, 0.0, 4.5, 50.0)
-    """
+    """Widen the box around its middle to at least one step in each direction, the smallest size a frame can write."""
     x1, y1, x2, y2 = box_xyxy
     more_x, more_y = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0, max(grid_wh[1] - (y2 - y1), 0.0) / 2.0
     return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
@@ -228,6 +189,9 @@ def _compare(
 
 CRITERIA: tuple[Callable[..., float], ...] = (
     soft_iou,
+    iou2_over_max,
+    soft_giou,
+    hit_over_max,
     weighted_sum,
     v_triune,
     big_vision,

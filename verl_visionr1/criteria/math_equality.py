@@ -1,8 +1,7 @@
 """Compares two texts as mathematics, in bounded time.
 
 math-verify calls sympy, which may never return (9^9^9^9), and stops it by signals, which need the main thread. Reward
-workers score in threads, so a child process (`math_worker`) compares, one per process, started on first use. It keeps
-the deadlines itself, and ends with its parent when its standard input closes.
+workers score in threads, so a child process (`math_worker`) compares, one per process, started on first use.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import lru_cache
+from typing import IO
 
 MAX_MATH_CHARS = 2000
 """A longer text equals only itself."""
@@ -37,17 +36,11 @@ class WorkerError(RuntimeError):
 
 
 def is_equal(predicted: str, gold: str, seconds: float) -> bool:
-    r"""Whether `predicted` equals `gold` as mathematics; both may be plain text or LaTeX, with or without $.
+    """Whether `predicted` equals `gold` as mathematics; both may be plain text or LaTeX, with or without $.
+    Thread-safe.
 
-    Equal texts and plain numbers are compared at once; words without mathematics equal only themselves. Thread-safe.
-    False if there is no verdict within `seconds` of CPU, or `WALL_FACTOR` times as many by the clock. Start-up of the
-    child is not counted.
-
-    Raises:
-        WorkerError: the child process cannot be started.
-
-    >>> is_equal("1,000", "1000.0", seconds=2.0)
-    True
+    Equal texts and plain numbers are compared at once; words without mathematics equal only themselves. False if there
+    is no verdict within `seconds` of CPU, or `WALL_FACTOR` times as many by the clock.
     """
     predicted, gold = _plain(predicted), _plain(gold)
     if predicted == gold:
@@ -112,7 +105,7 @@ _BRACKET = re.compile(r"[{}()\[\]]")
 
 
 class _Child:
-    """The child process, and the lock that guards it."""
+    """The child process, and the lock that guards it. It keeps the deadlines, and ends when its input closes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -125,7 +118,7 @@ class _Child:
             for _ in range(2):  # if the child died while it was idle, start another
                 process = self._start()
                 try:
-                    self._write(process, line)
+                    _pipe(process.stdin).write(line)
                 except OSError:
                     self._kill()
                     continue
@@ -168,11 +161,6 @@ class _Child:
             raise WorkerError(f"math: the child process did not start: {line.decode(errors='replace').strip() or '?'}")
         return self._process
 
-    def _write(self, process: subprocess.Popen[bytes], line: bytes) -> None:
-        assert process.stdin is not None
-        while line:  # the child is idle and reads
-            line = line[process.stdin.write(line) or 0 :]
-
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
@@ -182,27 +170,22 @@ class _Child:
             _close(process)
 
 
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None  # opened with PIPE
+    return stream
+
+
 def _close(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+    _pipe(process.stdin).close()
+    _pipe(process.stdout).close()
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """Read a line of the child's output; empty if there is none in time, or the output ends."""
-    assert process.stdout is not None
-    deadline = time.monotonic() + seconds
-    line = b""
+    """Read a line of the child's output, which it writes at once; empty if there is none in time."""
+    stdout = _pipe(process.stdout)
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while not line.endswith(b"\n"):
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return b""
-            chunk = os.read(process.stdout.fileno(), 4096)
-            if not chunk:
-                return b""
-            line += chunk
-    return line
+        selector.register(stdout, selectors.EVENT_READ)
+        return stdout.readline() if selector.select(seconds) else b""
 
 
 _CHILD = _Child()

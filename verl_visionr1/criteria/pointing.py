@@ -6,7 +6,7 @@ to one, with equal labels if the target has several, so that the total is the la
 max(n_P, n_T). So a second point on an object, junk, an unreadable point and a missed object all cost, and the order of
 points and objects does not matter. n_T = 0: 1.0 iff n_P = 0.
 
-A box counts as a predicted point that hits nothing, unless `box_centres` is set. A point in an ignore region and on no
+A box counts as a predicted point that hits nothing. A point in an ignore region and on no
 object is not counted. `use_labels=False` is for formats without labels.
 """
 
@@ -49,7 +49,6 @@ def point_in_box(
     *,
     radius: float = RADIUS,
     use_labels: bool = True,
-    box_centres: bool = False,
 ) -> float:
     """Objects with a point in their box, over max(n_P, n_T): in [0, 1] (Rex-Omni, arXiv 2510.12798, made one to one).
 
@@ -58,7 +57,7 @@ def point_in_box(
     `radius` times the image's diagonal.
     """
     regions = build_regions(target, grid_wh, radius, by_mask=False)
-    return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
+    return _share(predicted_points(answer, target, use_labels=use_labels), target, regions)
 
 
 def point_in_mask(
@@ -68,14 +67,13 @@ def point_in_mask(
     *,
     radius: float = RADIUS,
     use_labels: bool = True,
-    box_centres: bool = False,
 ) -> float:
     """Objects with a point in their mask, over max(n_P, n_T): in [0, 1].
 
     Without a mask, and for one thinner than one step of the model's frame: as in `point_in_box`.
     """
     regions = build_regions(target, grid_wh, radius, by_mask=True)
-    return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
+    return _share(predicted_points(answer, target, use_labels=use_labels), target, regions)
 
 
 def point_distance(
@@ -87,7 +85,6 @@ def point_distance(
     sigma: float | None = None,
     radius: float = RADIUS,
     use_labels: bool = True,
-    box_centres: bool = False,
 ) -> float:
     """Sum of exp(-d^2 / (2 sigma^2)) over the pairs, over max(n_P, n_T): dense, in [0, 1].
 
@@ -101,7 +98,6 @@ def point_distance(
             distance over the points first).
         sigma: standard deviation; None: `SIGMA`.
         radius: as in `point_in_box`; used only with ignore regions, to find the points on an object.
-        use_labels, box_centres: see above.
 
     Raises:
         ValueError: another `relative_to`, or a sigma of 0 or less.
@@ -110,7 +106,7 @@ def point_distance(
         raise ValueError(f"relative_to = {relative_to!r}: needs one of {', '.join(SIGMA)}")
     if sigma is not None and not 0.0 < sigma < math.inf:
         raise ValueError(f"sigma = {sigma!r}: needs a number above 0, in widths and heights of the {relative_to}")
-    predicted = predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres)
+    predicted = predicted_points(answer, target, use_labels=use_labels)
     if target.ignore_xyxy:
         predicted = drop_ignored(predicted, target, build_regions(target, grid_wh, radius, by_mask=False))
     kernels = _gaussian_kernels(target, grid_wh, relative_to, sigma)
@@ -123,14 +119,13 @@ def click(
     grid_wh: tuple[float, float],
     *,
     radius: float = RADIUS,
-    box_centres: bool = False,
 ) -> float:
     """1 / n_P if a point is in a box of the target, else 0.0: one click on the right element (ScreenSpot's rule).
 
     Unlike in `point_in_box`, one of several elements is enough, and labels are ignored. No element: 1.0 iff nothing was
     clicked.
     """
-    predicted = predicted_points(answer, target, use_labels=False, box_centres=box_centres)
+    predicted = predicted_points(answer, target, use_labels=False)
     if not target.n_objects:
         return 0.0 if predicted.n_predicted else 1.0
     if not find_hits(predicted, build_regions(target, grid_wh, radius, by_mask=False)):

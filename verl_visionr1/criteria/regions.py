@@ -30,15 +30,13 @@ class PredictedPoints(NamedTuple):
     n_predicted: int
 
 
-def predicted_points(answer: Answer, target: Target, *, use_labels: bool, box_centres: bool) -> PredictedPoints:
+def predicted_points(answer: Answer, target: Target, *, use_labels: bool) -> PredictedPoints:
     """Return the points of an answer. Labels are used if the target has more than one.
 
     A point that is not finite is unusable, but counts as predicted. So do points beyond `MAX_PAIRS` pairs with the
     objects, in sorted order.
     """
     points = answer.points_xy
-    if box_centres and not points:
-        points = tuple([((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in answer.boxes_xyxy])
     n_predicted = max(len(answer.points_xy), len(answer.boxes_xyxy)) + answer.n_dropped
     if not n_predicted and not target.n_objects and not answer.is_parsed:
         n_predicted = 1  # as in `matching`: an unreadable answer is no correct empty answer
@@ -71,10 +69,7 @@ Hit: TypeAlias = tuple[int, int]
 def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *, by_mask: bool) -> list[Region]:
     """Build one region per object: the mask if `by_mask` and there is one, else the box (around the mask), else a disc.
 
-    A mask thinner than one step of the model's frame counts as the box around it.
-
-    Raises:
-        ValueError: a negative or infinite radius.
+    A mask thinner than one step of the model's frame counts as the box around it. ValueError: an invalid radius.
     """
     if not 0.0 <= radius < math.inf:
         raise ValueError(f"radius = {radius!r}: needs a share of the image's diagonal, at least 0")

@@ -11,39 +11,29 @@ from collections.abc import Callable, Hashable, Sequence
 from verl_visionr1.answers import MAX_CHARS
 
 
-def _within(body: str, opening: str, closing: str) -> str:
-    """Return the content of the tags if they enclose the text; else the text."""
-    if len(body) >= len(opening) + len(closing) and body.startswith(opening) and body.endswith(closing):
-        return body[len(opening) : -len(closing)].strip()
-    return body
-
-
-def think_answer(completion: str, *, opened: bool = False) -> float:
+def think_answer(completion: str) -> float:
     """1.0 iff the text is `<think>...</think>` then `<answer>...</answer>`: each tag once, only blanks around them.
 
-    Neither part may be blank.
-
-    Args:
-        completion: the model's text.
-        opened: whether the prompt contains the opening `<think>`, so that the text begins inside the reasoning.
+    Neither part may be blank. If the prompt opens the reasoning, `completion` begins with that `<think>`.
     """
-    reasoned, rest = _reasoning(completion, opened)
+    reasoned, rest = _reasoning(completion)
     tags_once = rest.count("<answer>") == rest.count("</answer>") == 1
     is_wrapped = rest.startswith("<answer>") and rest.endswith("</answer>")
-    return 1.0 if reasoned and tags_once and is_wrapped and _within(rest, "<answer>", "</answer>") else 0.0
+    answer = rest[len("<answer>") : -len("</answer>")]
+    return 1.0 if reasoned and tags_once and is_wrapped and answer.strip() else 0.0
 
 
-def think_answer_glm(completion: str, *, opened: bool = False) -> float:
+def think_answer_glm(completion: str) -> float:
     """1.0 iff the text is `<think>...</think>` and then an answer in the form of the GLM-4.xV models, else 0.0.
 
     The answer is plain text, one closed `<answer>` without text around it, or text with one closed
-    `<|begin_of_box|>...<|end_of_box|>`. Neither reasoning nor answer may be blank. `opened`: see `think_answer`.
+    `<|begin_of_box|>...<|end_of_box|>`. Neither reasoning nor answer may be blank.
     """
-    reasoned, rest = _reasoning(completion, opened)
+    reasoned, rest = _reasoning(completion)
     if not reasoned or not rest:
         return 0.0
     if "<answer>" in rest or "</answer>" in rest:
-        return think_answer(completion, opened=opened)
+        return think_answer(completion)
     n_open, n_closed = rest.count(_BOX[0]), rest.count(_BOX[1])
     if not n_open and not n_closed:
         return 1.0
@@ -54,11 +44,9 @@ def think_answer_glm(completion: str, *, opened: bool = False) -> float:
 _BOX = ("<|begin_of_box|>", "<|end_of_box|>")
 
 
-def _reasoning(completion: str, opened: bool) -> tuple[bool, str]:
+def _reasoning(completion: str) -> tuple[bool, str]:
     """Return whether a text begins with one closed, non-blank reasoning, and the stripped text after it."""
     text = completion.strip()
-    if opened and not text.startswith("<think>"):
-        text = "<think>" + text
     if not text.startswith("<think>") or text.count("<think>") != 1 or text.count("</think>") != 1:
         return False, ""
     reasoning, _, rest = text[len("<think>") :].partition("</think>")
@@ -137,9 +125,6 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
 
     Raises:
         ValueError: n below 1.
-
-    >>> no_repetition("a b a b a b", n=2)
-    0.4
     """
     if n < 1:
         raise ValueError(f"no_repetition: n = {n!r}: needs a whole number of at least 1")
@@ -148,11 +133,7 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
 
 
 def distinct_share(items: Sequence[Hashable]) -> float:
-    """Share of distinct items; 1.0 for none.
-
-    >>> distinct_share("aab"), distinct_share("")
-    (0.6666666666666666, 1.0)
-    """
+    """Share of distinct items; 1.0 for none."""
     return len(set(items)) / len(items) if items else 1.0
 
 

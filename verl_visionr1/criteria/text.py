@@ -14,7 +14,7 @@ from functools import lru_cache
 from verl_visionr1.answers import Answer
 from verl_visionr1.answers.numbers import Number, stated_numbers, to_plain
 from verl_visionr1.criteria import math_equality
-from verl_visionr1.criteria.traits import may_block, needs
+from verl_visionr1.criteria.thresholds import needs
 from verl_visionr1.targets import Target, normalize_text
 
 MAX_CHOICE_CHARS = 2000
@@ -40,13 +40,7 @@ _FACTORIAL_END = re.compile(r"[\d)\]}]!")
 
 
 def normal_text(text: str) -> str:
-    """Normalize a text for comparison.
-
-    >>> normal_text(' **A  Red\\nbus.** ')
-    'a red bus'
-    >>> normal_text("$.25"), normal_text("$x$."), normal_text("3!")
-    ('$.25', 'x', '3!')
-    """
+    """Normalize a text for comparison."""
     text = normalize_text(text).lstrip(_BEFORE)
     end = text.rstrip(_AFTER)
     if _FACTORIAL_END.match(text, len(end) - 1):
@@ -78,11 +72,7 @@ _PLAIN_WORD = re.compile(r"\w+")
 
 
 def named_option(text: str, choices: Sequence[str]) -> int | None:
-    """Return the index of the option that a text names; None for none or several.
-
-    >>> [named_option(text, ["a cat", "a dog"]) for text in ("(B)", "b. A dog", "A dog", "It is A.", "A or B", "C")]
-    [1, 1, 1, 0, None, None]
-    """
+    """Return the index of the option that a text names; None for none or several."""
     if not text or len(text) > MAX_CHOICE_CHARS:
         return None
     text = normalize_text(text, fold_case=False)  # full-width letters and brackets
@@ -204,7 +194,7 @@ def _number(text: str) -> Number | None:
     return None if _POWER.match(text, found[0].end) else found[0]
 
 
-@needs("rapidfuzz", "verl-visionr1[text]")
+@needs("rapidfuzz")
 def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignore_case: bool = True) -> float:
     """1 - Levenshtein distance / length of the longer text; 0.0 below `floor` (ANLS: .5).
 
@@ -235,8 +225,7 @@ def _levenshtein() -> Callable[[str, str], int]:
     return Levenshtein.distance
 
 
-@may_block
-@needs("math_verify", "verl-visionr1[text]")
+@needs("math_verify", may_block=True)
 def math(answer: Answer, target: Target, *, seconds: float = 2.0) -> float:
     """1.0 iff the answer equals the target as mathematics ("1/2", "0.5" and a LaTeX fraction are equal); else 0.0.
 

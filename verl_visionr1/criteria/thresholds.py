@@ -1,9 +1,12 @@
-"""The thresholds of the criteria, and the differentiation of Eq. 8 (arXiv 2503.18013)."""
+"""What criteria share: thresholds, the differentiation of Eq. 8 (arXiv 2503.18013), and the mark of slow ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
+F = TypeVar("F", bound=Callable[..., float])
 EPSILON = 1e-9
 """Rounding error of an IoU after a change of frame."""
 
@@ -63,11 +66,20 @@ OFF = Thresholds(match_iou=0.5, recall_floor=0.0, recall_full=1.0, iou_floor=0.5
 
 
 def differentiate(x: float, floor: float, full: float) -> float:
-    """Eq. 8: f(x) = 0 below `floor`, 1 from `full` on, x between, including both bounds.
-
-    >>> [differentiate(x, 0.5, 0.75) for x in (0.49, 0.5, 0.6, 0.75)]
-    [0.0, 0.5, 0.6, 1.0]
-    """
+    """Eq. 8: f(x) = 0 below `floor`, 1 from `full` on, x between, including both bounds."""
     if x < floor - EPSILON:
         return 0.0
     return 1.0 if x >= full - EPSILON else x
+
+
+def needs(module: str, *, may_block: bool = False) -> Callable[[F], F]:
+    """Mark a criterion that needs a package of the extra `text`: without it a run that uses it does not start.
+
+    `may_block`: it may take milliseconds or seconds, so training scores its rows in a thread.
+    """
+
+    def mark(fn: F) -> F:
+        fn.needs, fn.may_block = module, may_block  # type: ignore[attr-defined]
+        return fn
+
+    return mark

@@ -131,7 +131,7 @@ def pointing_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """
     target = read.target
     regions = build_regions(target, read.case.grid_wh, RADIUS, by_mask=True)
-    predicted = predicted_points(read.answer, target, use_labels=True, box_centres=False)
+    predicted = predicted_points(read.answer, target, use_labels=True)
     first = {p for p, rank in enumerate(predicted.ranks) if rank == 0}
     hit = {p for p, _ in find_hits(predicted, regions)}
     counted = drop_ignored(predicted, target, regions) if target.ignore_xyxy else predicted

@@ -14,17 +14,16 @@ import msgspec
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import frames
-from verl_visionr1.alarm_rules import AlarmRules
+from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.integrations.core import BY_VERL, REPORTED
 from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
-from verl_visionr1.rewards import Preset, RewardError, renamed
+from verl_visionr1.rewards import Preset, RewardError
 from verl_visionr1.rewards.base import require_one_of
 from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
-from verl_visionr1.rewards.renamed import current_name
 from verl_visionr1.rewards.run_settings import RewardSettings
-from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
+from verl_visionr1.settings import SettingsError, decoded
 
 PREFIX = "reward.reward_kwargs.visionr1"
 TAKEN = frozenset((*BY_VERL, *REPORTED, "processed_w", "processed_h"))
@@ -50,7 +49,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         turns: how the model's last turn is found in a response of several turns: "auto" (verl's own agent loops),
             "template" (each turn begins as in the chat template), "mask" (the loop puts `response_mask` into its
             `extra_fields`), "whole" (the response has only the model's text).
-        alarms: fields of `alarm_rules.AlarmRules` that override the defaults; "off": no alarms.
+        alarms: fields of `alarms.AlarmRules` that override the defaults; "off": no alarms.
         extensions: name -> `class` (its full name) and settings of an `extensions.Extension` around the run; null
             removes one of a config group.
     """
@@ -96,10 +95,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         """
         if self.alarms == "off":
             return None
-        set_ = {name: value for name, value in self.alarms.items() if value is not None}
-        given = {current_name("alarms", name, renamed.ALARMS): value for name, value in set_.items()}
-        _named(lambda: refuse_unknown(given, AlarmRules.__dataclass_fields__, "alarms"))
-        rules = _named(lambda: AlarmRules(**given), "alarms.")
+        rules = _named(lambda: decoded(self.alarms, AlarmRules, "alarms"))
         return rules if rules.names else None
 
 

@@ -18,7 +18,6 @@ import msgspec
 from verl_visionr1.answers import FORMATS, PARSERS, Answer
 from verl_visionr1.criteria import OFF, Thresholds
 from verl_visionr1.matching import MATCHERS, Matching
-from verl_visionr1.rewards import renamed
 from verl_visionr1.schedule import VISIONR1, Schedule
 from verl_visionr1.settings import SettingsError, needs_one_of
 from verl_visionr1.targets import TASKS, Target
@@ -102,18 +101,12 @@ class Criterion:
             options.
         weight: share in the reward.
         options: values of keyword-only parameters, over their defaults.
-        call: `CriterionInput` -> float: the function with its fields and options bound.
-        looks_at: the fields of `CriterionInput` that it names.
-        may_block: whether it may take longer than microseconds: functions from outside the package, and those with an
-            attribute `may_block`.
+        call: `CriterionInput` -> float: the function with its fields (`looks_at`) and options bound.
+        may_block: whether it may take longer than microseconds: so may functions from outside the package.
 
     Raises:
         RewardError: a weight that is not a finite number >= 0, no plain function, a parameter that `CriterionInput`
             does not have, an unknown option, or a missing one.
-
-    >>> from verl_visionr1.criteria import well_formed
-    >>> Criterion("format", well_formed, 0.5).weight
-    0.5
     """
 
     name: str
@@ -162,12 +155,12 @@ def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[s
         raise RewardError(f"criteria.{name}.options: needs {', '.join(lacking)}, which has no default")
     named = tuple([p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
     for parameter in named:
-        if parameter not in CriterionInput.__struct_fields__ and parameter not in renamed.PARAMETERS:
+        if parameter not in CriterionInput.__struct_fields__:
             raise RewardError(
                 f"criteria.{name}: {_function_name(fn)}({', '.join(named)}): unknown parameter {parameter!r}; use some "
                 f"of {', '.join(CriterionInput.__struct_fields__)}, and put options after a *"
             )
-    return tuple([renamed.current_name(f"criteria.{name}: parameter", each, renamed.PARAMETERS) for each in named])
+    return named
 
 
 def _parameters(name: str, fn: CriterionFn) -> list[inspect.Parameter]:
@@ -266,10 +259,6 @@ class Preset:
         is_sum: the value is the weighted sum of the criteria instead of their weighted mean.
         accuracy: name of the criterion that is reported as "accuracy"; None: F1 at IoU .5.
         source: paper and equation, or file of the released code.
-        measure: the criterion that `accuracy` names, or None.
-        looks_at: the fields of `CriterionInput` that its criteria name.
-        divisor: divisor of the weighted sum.
-        may_block: whether one of its criteria may take longer than microseconds.
 
     Raises:
         RewardError: unknown task, answer format or matching, no criteria, a name used twice or taken from
@@ -291,8 +280,6 @@ class Preset:
     may_block: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        matching = renamed.current_name(f"preset {self.name}: matching", self.matching, renamed.MATCHINGS)
-        object.__setattr__(self, "matching", matching)
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
         for task in self.tasks or ("",):
@@ -326,22 +313,14 @@ class Preset:
         return {criterion.name: criterion.weight for criterion in self.criteria}
 
     def require_installed(self) -> None:
-        """Check that the packages of all criteria are installed.
-
-        Raises:
-            RewardError: a missing package; the message names the criterion, the package, and what to install.
-        """
+        """Check that the packages of all criteria are installed; RewardError names what to install."""
         for criterion in self.criteria:
-            module, install = getattr(criterion.fn, "needs", ("", ""))
+            module = getattr(criterion.fn, "needs", "")
             if module and importlib.util.find_spec(module) is None:
-                raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install '{install}'")
+                raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install 'verl-visionr1[text]'")
 
     def require_task(self, target: Target) -> None:
-        """Check that the preset scores the target's task; detection and grounding count as one.
-
-        Raises:
-            RewardError: another task; the message names both.
-        """
+        """Check that the preset scores the target's task (detection and grounding count as one), else RewardError."""
         if target.task in self.tasks:
             return
         if target.task not in BOX_TASKS or not {*self.tasks} & {*BOX_TASKS}:

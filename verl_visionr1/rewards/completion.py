@@ -42,11 +42,7 @@ class ResponseContext(msgspec.Struct, frozen=True, gc=False):
 def evaluate_completion(
     completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
 ) -> Score:
-    """Score one completion. No text makes it raise.
-
-    Raises:
-        FrameError: the frame needs `processed_wh` and it is None.
-    """
+    """Score one completion. No text makes it raise; a frame that needs `processed_wh` does without it (FrameError)."""
     return apply_criteria(read_completion(completion, target, preset, thresholds, response), preset)
 
 

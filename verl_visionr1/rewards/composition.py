@@ -24,9 +24,7 @@ import msgspec
 from verl_visionr1.criteria import CRITERIA, Thresholds
 from verl_visionr1.functions import PACKAGE_PREFIX, FunctionError, load_function, locate_function
 from verl_visionr1.gate import Gate
-from verl_visionr1.rewards import renamed
 from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset, RewardError, require_one_of
-from verl_visionr1.rewards.renamed import current_name, warn_renamed
 from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
@@ -45,19 +43,11 @@ class CriterionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         fn: a name in `criteria.CRITERIA`, `pkg://package.module:function` or `path/to/file.py:function`.
         weight: share in the reward; 0 reports the criterion without rewarding it.
         options: keyword-only parameters of the function.
-        judge: the old name of `fn`; accepted with a warning.
     """
 
     fn: str | None = None
     weight: float | None = None
     options: dict[str, Any] | None = None
-    judge: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.judge is not None:
-            warn_renamed("a criterion's `judge`", "`fn`")
-            msgspec.structs.force_setattr(self, "fn", self.fn or self.judge)
-            msgspec.structs.force_setattr(self, "judge", None)
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,11 +76,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: Gate = Gate()
 
     def build(self, own: Schedule) -> Schedule:
-        """Build the schedule from these settings and the preset's own schedule.
-
-        Raises:
-            ValueError: thresholds or fractions out of range, too few stages, a key of another kind.
-        """
+        """Build the schedule from these settings and the preset's own schedule; ValueError names a wrong key."""
         self._refuse_ignored()
         if self.kind is None and self.at is None and self.stages is None:
             return own if self.off is None else dataclasses.replace(own, off=_thresholds(self.off))
@@ -140,11 +126,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return piecewise([(i / len(stages), stage) for i, stage in enumerate(stages)])
 
     def build_gate(self) -> Gate | None:
-        """Return the gate for "gated"; else None.
-
-        Raises:
-            ValueError: "gated" without a bar.
-        """
+        """Return the gate for "gated"; else None. ValueError: "gated" without a bar."""
         if self.kind == "gated" and self.gate.bar is None:
             raise ValueError("gate.bar: kind=gated needs a value for the metric to reach, for example gate={bar:0.6}")
         return self.gate if self.kind == "gated" else None
@@ -172,11 +154,7 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     schedule: ScheduleSettings | None = None
 
     def build(self, base: Preset) -> Preset:
-        """Apply these settings to the base.
-
-        Raises:
-            RewardError: an unknown criterion, format, matching or option, or a wrong value.
-        """
+        """Apply these settings to the base; RewardError names a wrong key and its value."""
         criteria = {} if self.base == NO_BASE else {criterion.name: criterion for criterion in base.criteria}
         for name, change in self.criteria.items():
             if change is None:
@@ -208,13 +186,8 @@ def _criterion(name: str, change: CriterionSettings, base: Criterion | None) -> 
 
 
 def load_criterion(name: str, spec: str) -> CriterionFn:
-    """Load a criterion's function by its name in `CRITERIA` or by its place.
-
-    Raises:
-        RewardError: no such function.
-    """
+    """Load a criterion's function by its name in `CRITERIA` or by its place; RewardError if there is none."""
     if ":" not in spec:
-        spec = current_name(f"criteria.{name}.fn", spec, renamed.CRITERIA)
         require_one_of(f"criteria.{name}.fn", spec, CRITERIA)
         return CRITERIA[spec]
     try:
@@ -276,11 +249,7 @@ def _in(key: str, make: Any, *args: Any) -> Any:
 
 
 def read_settings(file: str | Path) -> PresetSettings:
-    """Read the preset settings of a YAML file.
-
-    Raises:
-        RewardError: no such file, not YAML, or wrong settings; the message names the file.
-    """
+    """Read the preset settings of a YAML file; RewardError names the file, the key and the value."""
     path = Path(file).expanduser()
     try:
         plain = msgspec.yaml.decode(path.read_bytes())

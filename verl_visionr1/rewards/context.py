@@ -1,14 +1,14 @@
 """The progress of training when a prompt is scored, and the thresholds at that progress.
 
-The context is made once, when a batch is dispatched, and travels with the batch. So all rollouts of a prompt are scored
-with the same thresholds, on any worker and at any time.
+The context is made once, when a batch is dispatched, and travels with the batch: all rollouts of a prompt are scored
+with the same thresholds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.schedule import Schedule, last_progress, progress_at
@@ -19,6 +19,13 @@ STATE_FILE = "visionr1_progress.json"
 """State of the progress callback, in each folder `global_step_N` of the checkpoints."""
 WIRE_KEY = "visionr1_context"
 """Key of `Context.to_wire()` in the dispatched batch."""
+
+
+class Rule(NamedTuple):
+    """Thresholds, and index of the schedule's stage: -1 with the progressive rule off."""
+
+    thresholds: Thresholds
+    stage: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +45,22 @@ class Context:
     last_progress: float = 1.0
 
     def to_wire(self) -> dict[str, Any]:
-        """Convert to plain values for verl's batches. `from_wire` is the inverse.
-
-        >>> Context.from_wire(Context(0.5, gates={"coco": 1}).to_wire()).gates
-        {'coco': 1}
-        """
+        """Convert to plain values for verl's batches. `from_wire` is the inverse."""
         gates = None if self.gates is None else dict(self.gates)
-        plain: dict[str, Any] = {"progress": self.progress, "is_validation": self.is_validation, "gates": gates}
-        return plain | {"last_progress": self.last_progress}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"gates": gates}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Context:
         """Read the values of `to_wire`."""
-        return cls(wire["progress"], wire["is_validation"], wire["gates"], wire["last_progress"])
+        return cls(**wire)
 
     def rule(
         self, schedule: Schedule, validation: ValidationStage, data_source: str = "", *, is_gated: bool = True
     ) -> Rule:
         """Return the thresholds and stage of a schedule in this context.
 
-        Args:
-            schedule: the schedule of the preset that scores the row.
-            validation: thresholds of validation.
-            data_source: the row's data source; each has its own gate.
-            is_gated: whether this is the run's own schedule, whose stages the gates count; others follow progress.
+        `data_source` has its own gate; `is_gated`: this is the run's own schedule, whose stages the gates count (others
+        follow progress).
         """
         if self.progress is None:
             return Rule(schedule.off, -1)
@@ -86,27 +85,11 @@ def context_at(
     is_validation: bool = False,
     gates: Mapping[str, int] | None = None,
 ) -> Context:
-    """Build the context of a prompt.
+    """Build the context of a prompt dispatched at `step` (from 1; 0 is before training).
 
-    Args:
-        step: the step of its dispatch, from 1; 0 is before training.
-        total_steps: steps that count as the whole of training; None: the rule is off.
-        n_steps: steps that the run takes, if known.
-        is_validation, gates: see `Context`.
+    `total_steps` count as the whole of training (None: the rule is off), `n_steps` are those that the run takes, if
+    known.
     """
     if total_steps is None:
         return Context(None, is_validation, gates)
     return Context(progress_at(step, total_steps), is_validation, gates, last_progress(total_steps, n_steps))
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Thresholds and stage.
-
-    Attributes:
-        thresholds: thresholds of a match, a recall and an IoU.
-        stage: index of the schedule's stage; -1 with the progressive rule off.
-    """
-
-    thresholds: Thresholds
-    stage: int

@@ -45,24 +45,11 @@ class RouteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The presets of a run.
+    """The presets of a run; `presets` has all of them without repeats, the default first.
 
     Without a matching rule, a row gets `default`, or its task's default preset (`TASK_PRESETS`) if `default` does not
-    score that task. A rule that chooses a preset for another task is an error.
-
-    Attributes:
-        default: preset of rows without a matching rule.
-        by_task, by_source, by_column: rules, see `RouteSettings`.
-        column: path to the column of `by_column`.
-        presets: all presets of the rules without repeats, the default first.
-
-    Raises:
-        RewardError: an unknown task, values without a column or a column without values.
-
-    >>> routes = Routes(PRESETS["visionr1"], by_source={"odd/*": PRESETS["visionr1-paper"]})
-    >>> target = Target(task="grounding", size_wh=(64, 64))
-    >>> routes.preset_for(target, "odd/scenes").name, routes.preset_for(target, "coco").name
-    ('visionr1-paper', 'visionr1')
+    score that task. A rule that chooses a preset for another task is an error. RewardError: an unknown task, values
+    without a column or a column without values.
     """
 
     default: Preset
@@ -83,9 +70,8 @@ class Routes:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Keys of a run's metrics, the same for every row: the criteria of all its presets, then the common ones.
-
-        A criterion that a row's preset lacks is reported as 0.
+        """Keys of a run's metrics, the same for every row (0 if the row's preset lacks it): all criteria, then the
+        common ones.
         """
         criteria = [name for preset in self.presets for name in preset.weights]
         return (*dict.fromkeys(criteria), *COMMON_METRICS)
@@ -95,15 +81,9 @@ class Routes:
         return next((float(i) for i, named in enumerate(self.presets) if named is preset), -1.0)
 
     def preset_for(self, target: Target, data_source: str = "", row: Mapping[str, Any] | None = None) -> Preset:
-        """Return the preset that scores a row.
+        """Return the preset that scores a row with this ground truth, data source, and columns (if a rule uses one).
 
-        Args:
-            target: its ground truth.
-            data_source: its data source.
-            row: its columns, if a rule uses one.
-
-        Raises:
-            RewardError: a rule chose a preset for another task, or the column has an unknown value.
+        RewardError: a rule chose a preset for another task, or the column has an unknown value.
         """
         chosen = self._chosen(target, data_source, row)
         if chosen is None:
@@ -138,25 +118,15 @@ def _column(row: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def routes_of(settings: RouteSettings, default: Preset, known: Mapping[str, Preset] = PRESETS) -> Routes:
-    """Build the routes from their settings.
+    """Build the routes from their settings; RewardError: an unknown task or preset, or a column without values."""
 
-    Raises:
-        RewardError: an unknown task or preset, or a column without values.
-    """
-
-    def presets(rules: Mapping[str, str], where: str) -> dict[str, Preset]:
-        found: dict[str, Preset] = {}
-        for key, spec in rules.items():
-            try:
-                found[key] = find_preset(spec, known)
-            except RewardError as error:
-                raise RewardError(f"routes.{where}.{key}: {error}") from None
-        return found
+    def presets(where: str, rules: Mapping[str, str]) -> dict[str, Preset]:
+        return {key: find_preset(spec, known, key=f"routes.{where}.{key}") for key, spec in rules.items()}
 
     return Routes(
         default,
-        by_task=presets(settings.task, "task"),
-        by_source=presets(settings.data_source, "data_source"),
-        by_column=presets(settings.values, "values"),
+        by_task=presets("task", settings.task),
+        by_source=presets("data_source", settings.data_source),
+        by_column=presets("values", settings.values),
         column=tuple(settings.column.split(".")) if settings.column else (),
     )

@@ -13,7 +13,7 @@ import msgspec
 from verl_visionr1.rewards.base import Preset, RewardError
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
 from verl_visionr1.rewards.context import ValidationStage
-from verl_visionr1.rewards.presets import PRESETS, build_preset, find_preset_of
+from verl_visionr1.rewards.presets import PRESETS, build_preset, find_preset
 from verl_visionr1.rewards.routing import Routes, RouteSettings, routes_of
 
 
@@ -52,12 +52,8 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     @cached_property
     def reward(self) -> Preset:
-        """The preset with all settings applied.
-
-        Raises:
-            RewardError: an unknown preset, criterion, format, or thresholds out of range.
-        """
-        base = find_preset_of("preset", self.preset, self.known_presets)
+        """The preset with all settings applied; RewardError names a wrong setting."""
+        base = find_preset(self.preset, self.known_presets, key="preset")
         changes = PresetSettings(
             weights=self.weights,
             criteria=self.criteria,
@@ -71,31 +67,19 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     @cached_property
     def routing(self) -> Routes:
-        """The presets of all rows.
-
-        Raises:
-            RewardError: an unknown preset or task.
-        """
+        """The presets of all rows."""
         return routes_of(self.routes, self.reward, self.known_presets)
 
     @cached_property
     def known_presets(self) -> dict[str, Preset]:
-        """`PRESETS` and the run's own.
-
-        Raises:
-            RewardError: a name in use, circular bases, or a wrong preset.
-        """
+        """`PRESETS` and the run's own; RewardError: a name in use, circular bases, or a wrong preset."""
         known = dict(PRESETS)
         for name in self.presets:
             self._build(name, known)
         return known
 
     def require_names(self, taken: frozenset[str]) -> None:
-        """Check that no criterion has a reserved name or needs a missing package.
-
-        Raises:
-            RewardError: such a criterion; the message names it.
-        """
+        """Check that no criterion has a reserved name or needs a missing package; RewardError names it."""
         for name in self.routing.metrics:
             if name in taken:
                 raise RewardError(f"criteria.{name}: this name is reserved for a built-in metric; choose another")

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.families import FAMILIES, FAMILY_OF_TYPE
+from verl_visionr1.frames import FAMILIES, FAMILY_OF_TYPE
 from verl_visionr1.plugin.data_files import readable_files
 from verl_visionr1.rows import open_parquet
 

@@ -72,10 +72,9 @@ def _first_box(completion: str) -> Box | None:
 
 
 def stripped_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box], strip: float) -> Array:
-    """IoU of shape (P, T), in which an overlap of at most `strip` in width or height counts as none.
+    """IoU of shape (P, T); an overlap of at most `strip` in width or height counts as none (1.0: the released IoU).
 
-    1.0 gives the released IoU, whose inclusive corners ("-1", "+1") have no other effect. Predicted boxes may be
-    inverted, infinite or nan: they overlap nothing.
+    Predicted boxes may be inverted, infinite or nan: they overlap nothing.
     """
     p, t = as_array(predicted_xyxy), as_array(target_xyxy)
     with np.errstate(all="ignore"):
@@ -146,11 +145,7 @@ def answer_format(completion: str) -> float:
 
 
 def between(text: str, opening: str, closing: str) -> Iterator[str]:
-    """Yield the text between each opening and the next closing, from left to right without overlap.
-
-    >>> list(between("<a>1<a>2</a>3</a><a>4</a><a>", "<a>", "</a>"))
-    ['1<a>2', '4']
-    """
+    """Yield the text between each opening and the next closing, from left to right without overlap."""
     end = 0
     while (start := text.find(opening, end)) >= 0:
         start += len(opening)

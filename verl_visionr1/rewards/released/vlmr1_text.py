@@ -20,7 +20,7 @@ from typing import Any, cast
 from verl_visionr1.answers import MAX_CHARS
 from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.structure import distinct_share
-from verl_visionr1.criteria.traits import may_block, needs
+from verl_visionr1.criteria.thresholds import needs
 from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset
 from verl_visionr1.rewards.released.vlmr1_rec import answer_format, between, cleaned_answer
 from verl_visionr1.targets import Target
@@ -52,8 +52,7 @@ def all_match_released(completion: str, target: Target) -> float:
     return 1.0 if cleaned_answer(completion) == cleaned_answer(_wrapped(target)) else 0.0
 
 
-@may_block
-@needs("math_verify", "verl-visionr1[text]")
+@needs("math_verify", may_block=True)
 def math_released(completion: str, target: Target) -> float:
     r"""`math`: the cleaned texts are equal as text, by math-verify, or in normal form (of what `\boxed{}` contains)."""
     predicted, gold = cleaned_answer(completion), cleaned_answer(_wrapped(target))
@@ -63,8 +62,7 @@ def math_released(completion: str, target: Target) -> float:
     return 1.0 if answer is not None and is_same_latex(answer, gold) else 0.0
 
 
-@may_block
-@needs("math_verify", "verl-visionr1[text]")
+@needs("math_verify", may_block=True)
 def default_released(completion: str, target: Target) -> float:
     """`default`: math-verify; else equal numbers, a letter, or text similarity, depending on the target."""
     answers = list(between(completion, "<answer>", "</answer>"))
@@ -101,8 +99,6 @@ def repetition_released(completion: str) -> float:
     return distinct_share([f"{box['bbox_2d']}_{box['label']}" for box in boxes]) - 1.0
 
 
-# --- LaTeX: the normal form of short answers of the MATH dataset (arXiv 2103.03874) -----------------------------------
-
 _DROPPED = ("\n", "\\!")
 _REPLACED = (
     ("\\\\", "\\"),
@@ -124,13 +120,8 @@ def is_same_latex(predicted: str, gold: str) -> bool:
 
 
 def normal_latex(text: str) -> str:
-    r"""Normalize a LaTeX text for comparison.
-
-    Raises:
-        ValueError: where the released code crashes: several units, an empty root or fraction, `a/b` without numbers.
-
-    >>> normal_latex(r"x = \dfrac12 \text{ cm}"), normal_latex("1/2"), normal_latex(r"50\%")
-    ('\\frac{1}{2}', '\\frac{1}{2}', '50')
+    """Normalize a LaTeX text for comparison; ValueError where the released code crashes: several units, an empty root
+    or fraction, `a/b` without numbers.
     """
     form = text
     for dropped in _DROPPED:
@@ -165,9 +156,6 @@ def _refuse_empty(form: str, command: str) -> None:
         raise ValueError(f"{form[:80]!r}: {command} without an argument")
 
 
-# --- answers and targets ---------------------------------------------------------------------------------------------
-
-
 def _wrapped(target: Target) -> str:
     return f"<answer> {target.answer or ''} </answer>"
 
@@ -181,8 +169,6 @@ def _gold(target: Target) -> str:
 def _first_answer(text: str) -> str:
     return next(between(text, "<answer>", "</answer>"), text).strip()
 
-
-# --- choices ---------------------------------------------------------------------------------------------------------
 
 _LETTER = re.compile(r"(?<![A-Z])([A-Z])(?=[.,?!:;]|$)")
 _KEYWORDS = (
@@ -210,9 +196,6 @@ def _points(text: str, letter: str) -> int:
     return sum(keyword in around for keyword in _KEYWORDS) + 2 * is_late + is_followed
 
 
-# --- mathematics and similarity --------------------------------------------------------------------------------------
-
-
 def _is_verified(predicted: str, gold: str) -> bool:
     if not predicted or not gold:
         return False
@@ -221,10 +204,7 @@ def _is_verified(predicted: str, gold: str) -> bool:
 
 
 def _last_boxed(text: str) -> str | None:
-    r"""Return the content of the last `\boxed{}`; the whole text without one; None where the released code crashes.
-
-    It crashes at a `\boxed` without a brace after it, and at `\fbox{}`. Unpaired braces give the whole text.
-    """
+    r"""Return the content of the last `\boxed{}`; the whole text without one; None where the released code crashes."""
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
     start = text.rfind("\\boxed")
@@ -248,8 +228,6 @@ def _similarity(predicted: str, gold: str) -> float:
         raise ValueError("vlmr1-default-released: needs rapidfuzz: pip install 'verl-visionr1[text]'") from None
     return Indel.normalized_similarity(predicted[:MAX_CHARS], gold[:MAX_CHARS])
 
-
-# --- repetition ------------------------------------------------------------------------------------------------------
 
 _LIST_START = re.compile(r"\[\s*\{")
 _LIST_END = re.compile(r"\}\s*\]")
@@ -292,10 +270,7 @@ _OBJECT = re.compile(r"\{[^{}]*\}?")
 
 
 def _repaired(part: str) -> list[Any]:
-    """Return the objects of a broken list: with single quotes, surplus commas, or a truncated end.
-
-    The released code calls json_repair, which repairs more; on the errors of models both find the same objects.
-    """
+    """Return the objects of a broken list: with single quotes, surplus commas, or a truncated end."""
     items: list[Any] = []
     for match in _OBJECT.finditer(part):
         chunk = _LAST_COMMA.sub(r"\1", match.group())

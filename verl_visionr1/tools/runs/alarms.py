@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from verl_visionr1.alarm_rules import ALARMS
+from verl_visionr1.alarms import ALARMS
 from verl_visionr1.tools.runs.steps import Step
 
 _LOGGED = {"f1": "f1_50", "boxes_per_object": "boxes_per_target"}

@@ -1,60 +1,17 @@
-"""Points with labels: Qwen's `[{"point_2d": [x, y], "label": "..."}]` and Molmo's `<point x="10.0" y="20.0" ...>`."""
+"""Molmo's points: `<point x="10.0" y="20.0" alt="cat">cat</point>`, in percent."""
 
 from __future__ import annotations
 
 import math
 import re
 
-import msgspec
-
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
-from verl_visionr1.answers.envelope import UNREADABLE, empty_answer, unwrap
-from verl_visionr1.answers.objects import LONG_CHARS, decode_cut_off, has_slow_numbers, read_objects
-from verl_visionr1.answers.wording import Wording
-
-
-class _Item(msgspec.Struct, gc=False):
-    point_2d: tuple[float, float]
-    label: str
-
-
-_decode_items = msgspec.json.Decoder(list[_Item]).decode
-
-
-def parse_qwen_points(text: str) -> Answer:
-    """Read `[{"point_2d": [x, y], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it.
-
-    The rules are those of `parse_qwen_json`; objects with a `bbox_2d` and no point are of the wrong kind.
-
-    >>> answer = parse_qwen_points('[{"point_2d": [10, 20], "label": "cat"}]')
-    >>> answer.points_xy, answer.labels
-    (((10.0, 20.0),), ('cat',))
-    """
-    body, defects = unwrap(text)
-    if len(body) > LONG_CHARS and has_slow_numbers(body):
-        return Answer((), (), body.count("point_2d"), (*defects, Defect.BAD_BOX))
-    try:
-        items, is_cut_off = _decode_items(body), False
-    except UNREADABLE:
-        complete = decode_cut_off(body, _decode_items)
-        if complete is None:
-            return read_objects(body, defects, "point_2d")
-        items, is_cut_off = complete, True
-    draft = Draft(defects)
-    for item in items:
-        draft.add_point(item.point_2d, item.label)
-        if not item.label or item.label.isspace():
-            draft.add_defect(Defect.NO_LABEL)
-    if is_cut_off:
-        draft.add_defect(Defect.TRUNCATED)
-    return draft.answer()
-
+from verl_visionr1.answers.envelope import empty_answer, unwrap
 
 NOTHING = ("There are none.", "This isn't in the image.")
 """Molmo's answers if there is no object."""
-MAX_TAGS = 2000
-"""Tags that are read; further ones are counted."""
+MAX_TAGS = 2000  # tags that are read; further ones are counted
 # None can backtrack far: a tag's content has no "<", values have at most 40 characters.
 _TAG = re.compile(r"<points?\s([^<>]*)(>?)")
 _POSITION = re.compile(r"\b([xy])([0-9]{0,4})\s{0,3}=\s{0,3}[\"']\s{0,9}([^\"'<>]{0,40})[\"']")
@@ -70,10 +27,6 @@ def parse_molmo_points(text: str) -> Answer:
     Molmo's sentences are part of the format: `NOTHING`, and "Counting the <points ...> shows a total of 3.", whose
     number becomes `Answer.count`. `None` and `[]` are empty answers too. The label is the text in the tag, else its
     `alt`. Qwen2.5-VL writes the same format in pixels.
-
-    >>> answer = parse_molmo_points('<points x1="10.0" y1="20.0" x2="5.5" y2="6.5" alt="cats">cats</points>')
-    >>> answer.points_xy, answer.labels
-    (((10.0, 20.0), (5.5, 6.5)), ('cats', 'cats'))
     """
     body, defects = unwrap(text)
     empty = Answer((), (), 0, defects) if body in NOTHING else empty_answer(body, defects)
@@ -134,38 +87,13 @@ def _coordinate(value: str | None) -> float:
         return math.nan
 
 
-# Verbatim from Qwen3-VL's cookbook and Molmo's training prompts, as far as they ask only for points.
-QWEN_POINTS = AnswerFormat(
-    name="qwen-points",
-    parse=parse_qwen_points,
-    instruct=Wording(
-        "qwen-points",
-        {
-            "pointing": "Locate every {phrases} in the image with points, report their point coordinates in JSON "
-            'format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
-            "counting": "Locate every {phrase} in the image with points, report their point coordinates in JSON "
-            'format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
-        },
-        " If there is none, output [].",
-        described=dict.fromkeys(
-            ("pointing", "counting"),
-            "Locate everything in the image that {phrases} describes with points, report their point coordinates in "
-            'JSON format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
-        ),
-    ),
-    example='[{"point_2d": [10, 20], "label": "cat"}]',
-    frames=("qwen2.5-vl", "qwen3-vl"),
-    then='Report the point coordinates in JSON format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
-)
+# Molmo's training prompts, as far as they ask only for points.
 MOLMO_POINTS = AnswerFormat(
-    name="molmo-points",
-    parse=parse_molmo_points,
-    instruct=Wording(
-        "molmo-points",
-        {"pointing": "Point to {phrase}", "counting": "How many {phrase} are there?"},
-        "\nPlease say 'There are none.' if it is not in the image.",
-        described={"counting": "How many things in the image does {phrases} describe?"},
-    ),
-    example='<points x1="10.0" y1="20.0" x2="30.5" y2="40.5" alt="cats">cats</points>',
+    "molmo-points",
+    parse_molmo_points,
+    '<points x1="10.0" y1="20.0" x2="30.5" y2="40.5" alt="cats">cats</points>',
+    {"counting": "How many {phrase} are there?", "pointing": "Point to {phrase}"},
+    "\nPlease say 'There are none.' if it is not in the image.",
+    {"counting": "How many things in the image does {phrases} describe?"},
     frames=("percent", "qwen2.5-vl"),
 )
