@@ -253,7 +253,7 @@ ARMS = (
     ),
     Arm(
         name="boxes-only", shows="matching by boxes alone", claims=("criteria",),
-        overrides=("reward.reward_kwargs.visionr1.matching=boxes",),
+        overrides=("reward.reward_kwargs.visionr1.matching=class_agnostic",),
     ),
     # Rewards that can be gamed
     Arm(

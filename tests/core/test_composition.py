@@ -308,3 +308,9 @@ def test_a_package_that_is_missing_is_named_before_training(monkeypatch: pytest.
 def test_a_format_that_cannot_answer_the_task_is_refused() -> None:
     with pytest.raises(RewardError, match=r"answer_format = 'count': .* counting; preset visionr1 .* detection"):
         changed({"answer_format": "count"})
+
+
+@pytest.mark.parametrize(("old", "new"), [("labelled", "class_aware"), ("boxes", "class_agnostic")])
+def test_old_names_of_matching_are_taken_with_a_warning(old: str, new: str) -> None:
+    with pytest.warns(FutureWarning):
+        assert changed({"matching": old}).matching == new

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import math
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,6 +33,9 @@ COMMON_METRICS = (
     "parsed",
 )
 """Keys of `Score.metrics` under every preset, after the names of its criteria."""
+
+RENAMED_MATCHINGS: Mapping[str, str] = MappingProxyType({"labelled": "class_aware", "boxes": "class_agnostic"})
+"""Old -> new value of `Preset.matching`; the old ones are accepted for one release."""
 
 BOX_TASKS = ("detection", "grounding")
 """Tasks that compare predicted boxes with target boxes."""
@@ -281,6 +285,10 @@ class Preset:
 
     def __post_init__(self) -> None:
         require_one_of("answer_format", self.answer_format, PARSERS)
+        if self.matching in RENAMED_MATCHINGS:
+            new = RENAMED_MATCHINGS[self.matching]
+            warnings.warn(f"matching = {self.matching!r} is now {new!r}", FutureWarning, stacklevel=4)
+            object.__setattr__(self, "matching", new)
         require_one_of("matching", self.matching, MATCHERS)
         for task in self.tasks or ("",):
             require_one_of("tasks", task, dict.fromkeys(TASKS))
