@@ -140,11 +140,7 @@ def read_coco(
 
 
 def read_parts(
-    path: Path,
-    images_dir: Path,
-    ledger: Ledger,
-    flags: VocabularyFlags | None = None,
-    aliases: Aliases | None = None,
+    path: Path, images_dir: Path, ledger: Ledger, flags: VocabularyFlags | None = None, aliases: Aliases | None = None
 ) -> CocoParts:
     """As `read_coco`, without using the lists of categories or texts of images."""
     require_images(images_dir)

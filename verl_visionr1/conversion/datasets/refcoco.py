@@ -122,7 +122,9 @@ def _read_refs(given: _Sources, ledger: Ledger) -> Iterator[tuple[str, str, Ref]
                 yield f"{where} (ref_id {ref.ref_id})", name, ref
 
 
-def _of_files(refs: Sequence[tuple[str, str, Ref]], given: _Sources, options: Options, ledger: Ledger) -> Iterator[_Found]:
+def _of_files(
+    refs: Sequence[tuple[str, str, Ref]], given: _Sources, options: Options, ledger: Ledger
+) -> Iterator[_Found]:
     """Yield the split's refs in refer's files, those of one image in succession."""
     if given.instances is None or given.images_dir is None:
         return
