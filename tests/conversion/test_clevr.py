@@ -93,7 +93,7 @@ def test_unknown_attributes(text: str) -> None:
 
 
 def test_negatives_are_phrases_of_other_scenes(source: Source) -> None:
-    for number in range(30):
+    for number in range(20):
         source.scene(CUBES if number % 2 else CUBES[2:])
     rows, report = source.convert(negatives=0.2, attributes=["shape"], seed=3)
     empty = [row for row in rows if target_of(row).count == 0]

@@ -38,11 +38,10 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path / "set")
 
 
-@pytest.mark.parametrize("embed", [False, True])
 @pytest.mark.parametrize(
     ("annotated", "orientation"), [("stored", o) for o in (1, 5, 6, 7, 8)] + [("upright", o) for o in range(1, 9)]
 )
-def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> None:
+def test_exif(data: Dataset, orientation: int, annotated: str) -> None:
     """Boxes and crowds drawn in either frame land on their pixels in the image of the row.
 
     No json can say that it means the stored frame where both frames have one size (2, 3, 4): upright is taken, noted.
@@ -56,7 +55,7 @@ def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> N
             plain = plain.transpose(TRANSPOSE[back])
     plain.save(path, exif=exif(orientation))
     data.annotate(entry["id"], RED, A, iscrowd=1)
-    found, report = data.convert(task="detection", embed=embed)
+    found, report = data.convert(task="detection")
     truth = target(found[0])
     assert truth.size_wh == (WH if orientation < 5 or annotated == "upright" else WH[::-1])
     assert (measured(found[0], COLOURS["red box"]),) == truth.boxes_xyxy == truth.ignore_xyxy

@@ -30,8 +30,7 @@ def test_good_image_is_not_touched(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("annotated", ["stored", "upright"])
-@pytest.mark.parametrize("embed", [False, True])
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(("suffix", "embed"), [(".png", False), (".jpg", True)])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_exif_box_is_where_the_pixels_are(
     orientation: int, suffix: str, embed: bool, annotated: str, tmp_path: Path

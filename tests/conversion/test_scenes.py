@@ -36,7 +36,7 @@ def measure(pixels: np.ndarray, item: SceneObject) -> tuple[int, int, int, int]:
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), size_wh=st.sampled_from(SIZES_WH))
 def test_boxes_and_areas_are_those_of_the_pixels(seed: int, size_wh: tuple[int, int]) -> None:
     image, scene = draw_scene(scene_rng(seed, "train", 0), size_wh=size_wh)
@@ -50,7 +50,7 @@ def test_boxes_and_areas_are_those_of_the_pixels(seed: int, size_wh: tuple[int, 
         assert int(colour_mask(pixels, colour).sum()) == areas
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), size_wh=st.sampled_from(SIZES_WH))
 def test_objects_lie_inside_apart_and_in_the_size_range(seed: int, size_wh: tuple[int, int]) -> None:
     scene = draw_scene(scene_rng(seed, "val", 1), size_wh=size_wh)[1]
@@ -67,7 +67,7 @@ def test_objects_lie_inside_apart_and_in_the_size_range(seed: int, size_wh: tupl
 
 
 def test_the_scenes_are_varied() -> None:
-    scenes = [draw_scene(scene_rng(0, "train", index))[1] for index in range(300)]
+    scenes = [draw_scene(scene_rng(0, "train", index))[1] for index in range(120)]
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3}
     assert {item.category for scene in scenes for item in scene.objects} == set(CATEGORIES)
     assert max(len(scene.of(name)) for scene in scenes for name in CATEGORIES) == 3
@@ -96,13 +96,13 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def test_same_seed_same_bytes_and_splits_differ(tmp_path: Path) -> None:
-    for name, seed, count in (("a", 0, 12), ("b", 0, 12), ("longer", 0, 20), ("other", 1, 12)):
+    for name, seed, count in (("a", 0, 4), ("b", 0, 4), ("longer", 0, 6), ("other", 1, 4)):
         for split in ("train", "val"):
             write_split(tmp_path / name, split, count=count, seed=seed)
     a, b, longer, other = (digests(tmp_path / name) for name in ("a", "b", "longer", "other"))
     assert a == b
     pictures = {name: digest for name, digest in a.items() if name.endswith(".png")}
-    assert len(set(pictures.values())) == 24  # no scene twice, in a split or across them
+    assert len(set(pictures.values())) == 8  # no scene twice, in a split or across them
     assert pictures.items() <= longer.items()
     assert not set(pictures.values()) & set(other.values())
 
