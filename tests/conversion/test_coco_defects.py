@@ -12,7 +12,7 @@ from refused import mentions
 from scene_sets.base import target
 
 from verl_visionr1.conversion.datasets import coco
-from verl_visionr1.rows import RowError, RowsError
+from verl_visionr1.rows import RowError, RowsError, read_rows
 
 
 @pytest.fixture
@@ -250,3 +250,15 @@ def test_category_with_only_a_bad_box_is_not_called_absent(data: Dataset) -> Non
     found, report = data.convert(task="grounding", negatives=0.5, on_error="skip")
     assert {target(row).labels for row in found} == {("red box",)}
     assert report.ledger.notes["grounding negatives missing: too few absent categories"] == 20
+
+
+@pytest.mark.parametrize("spoiled", ['"id": [4]', '"bbox": [1e400, 2, 3, 4]', '"bbox": [1, 2, 3]'])
+def test_what_a_malformed_annotation_is_about_is_not_called_absent(data: Dataset, spoiled: str) -> None:
+    for _ in range(9):
+        entry = data.image((RED, A), (BLUE, C))
+        data.annotate(entry["id"], GREEN, None)
+    path, out = data.write(), data.folder / "out.parquet"
+    path.write_text(path.read_text().replace('"bbox": null', spoiled))
+    report = coco.convert(path, data.images_dir, out, coco.Options(task="grounding", negatives=0.5, on_error="skip"))
+    assert {target(row).labels for row in read_rows(out)} == {("red box",), ("blue box",)}
+    assert sum(report.ledger.skipped.values()) == 9

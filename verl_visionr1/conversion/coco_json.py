@@ -67,10 +67,15 @@ class CocoImage(msgspec.Struct):
         return any(it is not None for it in lists)
 
 
-class _Annotation(msgspec.Struct, gc=False):
-    id: Key = None
+class _Belonging(msgspec.Struct, gc=False):
+    """The part of an annotation that tells which category is in the image, also if the rest is malformed."""
+
     image_id: Key = None
     category_id: Key = None
+
+
+class _Annotation(_Belonging, gc=False):
+    id: Key = None
     bbox: Any = None  # any value: with a bad box, the category is still in the image
     iscrowd: Any = 0
     ignore: Any = 0  # of voc2coco and others: VOC's difficult
@@ -283,7 +288,7 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
     for number, raw in enumerate(raws):
         where = f"{columns.name}: annotations[{number}]"
         try:
-            entry = decoded(decode, raw, where)
+            entry = _annotation(decode, raw, where)
             image = columns.number_of.get(key_of(entry.image_id) or "")
             category = category_of.get(key_of(entry.category_id) or "")
             if image is None:
@@ -298,6 +303,17 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
                 columns.written.add_area(f"annotation id {entry.id!r}", entry.bbox, area)
         except RowError as error:
             columns.ledger.skip(error)
+
+
+def _annotation(decode: Callable[[msgspec.Raw], _Annotation], raw: msgspec.Raw, where: str) -> _Annotation:
+    """Decode an annotation; one with a number out of range, or a bad id, is one without a box."""
+    try:
+        return decoded(decode, raw, where)
+    except RowError:
+        with suppress(msgspec.DecodeError):
+            part = msgspec.json.decode(raw, type=_Belonging)
+            return _Annotation(part.image_id, part.category_id)
+        raise
 
 
 def _unknown(where: str, key: str, value: Key, known: Collection[str]) -> RowError:
