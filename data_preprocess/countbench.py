@@ -2,5 +2,4 @@
 
 from verl_visionr1.conversion.catalog import run_script
 
-if __name__ == "__main__":
-    run_script("countbench")
+run_script("countbench")

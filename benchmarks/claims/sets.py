@@ -137,7 +137,7 @@ def _draw_images(held_out: HeldOutSet, images_dir: Path) -> dict[str, Any]:
             objects_max=held_out.objects_max,
             gap=held_out.gap,
         )
-        record = scenes.image_record(index, scene, "png")
+        record = scenes.image_record(index, scene)
         (held_out.change(image, rng) if held_out.change else image).save(images_dir / record["file_name"])
         images.append(record)
         annotations.extend(scenes.annotation_records(scene, record["id"], len(annotations)))

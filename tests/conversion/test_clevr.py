@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -73,34 +72,6 @@ def source(tmp_path: Path) -> Source:
     return Source(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------- scenes
-
-
-def test_rows_ask_for_shapes_and_for_whole_objects(source: Source) -> None:
-    source.scene(CUBES)
-    rows, _ = source.convert()
-    assert {target_of(row).categories[0]: target_of(row).count for row in rows} == {
-        "cube": 2,
-        "sphere": 1,
-        "gray rubber cube": 2,
-        "red metal sphere": 1,
-    }
-    prompts = {row["prompt"][0]["content"] for row in rows}
-    assert "<image>Count every gray rubber cube in the image and answer with the number alone." in prompts
-    assert {row["data_source"] for row in rows} == {"visionr1/clevr_counting"}
-
-
-def test_points_are_pixels_without_the_depth(source: Source) -> None:
-    source.scene(CUBES)
-    rows, _ = source.convert(task="both", attributes=["shape"])
-    truths = {(target_of(row).task, target_of(row).categories[0]): target_of(row) for row in rows}
-    assert len(rows) == 4
-    assert truths["pointing", "cube"].points_xy == ((100, 120), (269, 88))
-    assert truths["pointing", "cube"].labels == ("cube", "cube")
-    assert truths["pointing", "cube"].count is None
-    assert truths["counting", "cube"].points_xy == ((100, 120), (269, 88))
-
-
 @pytest.mark.parametrize(
     ("attributes", "phrases"),
     [
@@ -122,7 +93,7 @@ def test_unknown_attributes(text: str) -> None:
 
 
 def test_negatives_are_phrases_of_other_scenes(source: Source) -> None:
-    for number in range(30):
+    for number in range(20):
         source.scene(CUBES if number % 2 else CUBES[2:])
     rows, report = source.convert(negatives=0.2, attributes=["shape"], seed=3)
     empty = [row for row in rows if target_of(row).count == 0]
@@ -135,29 +106,14 @@ def test_negatives_are_phrases_of_other_scenes(source: Source) -> None:
     assert again == rows
 
 
-def test_rgba_is_flattened(source: Source) -> None:
-    entry = source.scene(CUBES)
-    pixels = np.full((320, 480, 4), (90, 90, 90, 255), dtype=np.uint8)
-    pixels[:100] = (200, 0, 0, 0)
-    Image.fromarray(pixels).save(source.images / entry["image_filename"])
-    rows, report = source.convert(attributes=["shape"])
-    with Image.open(rows[0]["images"][0]) as image:
-        assert (image.mode, image.getpixel((5, 5)), image.getpixel((5, 200))) == ("RGB", (255, 255, 255), (90, 90, 90))
-    assert report.ledger.notes["image: RGBA with alpha flattened on white"] == 1
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"objects": None}, "objects None"),
-        ({"objects": ["cube"]}, "objects[0]: 'cube'"),
         ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "color"),
         ({"objects": [thing("large gray rubber cube", "1", 2)]}, "point ['1', 2]"),
         ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": 3}]}, "point [3]"),
-        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": [3]}]}, "point [3]"),
         ({"objects": [thing("large gray rubber cube", 500, 2)]}, "point = [500, 2]: outside (480, 320)"),
-        ({"image_filename": "../secret.png"}, "file_name '../secret.png' "),
-        ({"image_filename": "CLEVR_train_000099.png"}, "CLEVR_train_000099.png"),
     ],
 )
 def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> None:
@@ -170,16 +126,6 @@ def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> Non
     rows, report = source.convert(on_error="skip")
     assert {row["extra_info"]["image_id"] for row in rows} == {"0"}
     assert str(caught.value) in report.ledger.listed
-
-
-def test_file_without_scenes(source: Source) -> None:
-    path = source.folder / "CLEVR_train_questions.json"
-    path.write_text('{"info": {}, "questions": []}')
-    with pytest.raises(RowsError, match="scenes"):
-        source.rows_of(path)
-
-
-# ---------------------------------------------------------------------------------------------- questions
 
 
 def r1v(source: Source, *solutions: Any) -> Path:
@@ -208,26 +154,6 @@ def test_clevr_70k_answer_that_is_no_count(source: Source, solution: str | None)
     error, rows, _ = bad_entry(source.rows_of, path)
     assert str(error).startswith("train-00000-of-00001.parquet: row 1: count ")
     assert (len(rows), error.kind) == (1, "no count")
-
-
-def test_superclevr(source: Source) -> None:
-    Image.new("RGB", (48, 32)).save(source.images / "superCLEVR_new_025000.png")
-    record = {"image_path": "./images/superCLEVR_new_025000.png", "question": "How many items?", "ground_truth": 4}
-    path = source.folder / "superclevr.jsonl"
-    path.write_text(json.dumps(record) + "\nnonsense\n")
-    with pytest.raises(RowError, match=r"superclevr\.jsonl: line 2: "):
-        source.rows_of(path)
-    (row,), _ = source.rows_of(path, on_error="skip")
-    assert target_of(row).count == 4
-    assert row["images"] == [str(source.images / "superCLEVR_new_025000.png")]
-    assert row["extra_info"]["file_name"] == record["image_path"]
-
-
-def test_path_that_leads_out_is_refused(source: Source) -> None:
-    path = source.folder / "superclevr.jsonl"
-    path.write_text('{"image_path": "../x.png", "question": "How many?", "ground_truth": 4}\n')
-    with pytest.raises(RowError, match=r"\.\."):
-        source.rows_of(path)
 
 
 def test_questions_have_no_points(source: Source) -> None:

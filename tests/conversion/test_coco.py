@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from coco_set import BLUE, COLOURS, GREEN, NAME_OF, RED, WH, A, B, C, Dataset, many, measured
+from coco_set import COLOURS, GREEN, NAME_OF, RED, WH, A, B, C, Dataset, many, measured
 from PIL import Image
-from pycocotools.coco import COCO
 from refused import mentions
 from scene_sets.base import exif, target
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from verl_visionr1.answers import instruction
 from verl_visionr1.cli import app
 from verl_visionr1.conversion.datasets import coco
+from verl_visionr1.rows import RowsError
 from verl_visionr1.tools.doctor import check_parquet
 
 TRANSPOSE = {  # what a viewer does for each EXIF orientation
@@ -36,50 +38,10 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path / "set")
 
 
-@pytest.mark.parametrize("embed", [False, True])
-def test_detection_row(data: Dataset, embed: bool) -> None:
-    entry = data.image((RED, A), (GREEN, B), name="sub dir/bild, ä.png")
-    (row,), _ = data.convert(task="detection", embed=embed, split="val")
-    truth = target(row)
-    assert truth.task == row["ability"] == "detection"
-    assert truth.labels == ("red box", "green box")
-    assert truth.categories == tuple(COLOURS)
-    assert truth.size_wh == WH
-    assert [measured(row, COLOURS[label]) for label in truth.labels] == list(truth.boxes_xyxy)
-    question = instruction("detection", list(COLOURS))
-    assert row["prompt"] == [{"role": "user", "content": "<image>" + question}]
-    assert row["data_source"] == "visionr1/coco_detection"
-    info = row["extra_info"]
-    assert (info["image_id"], info["file_name"], info["split"]) == (str(entry["id"]), "sub dir/bild, ä.png", "val")
-    assert json.loads(info["source_ann"]) == {"file": "instances.json", "annotation_ids": [1000, 1001]}
-    source = data.images_dir / entry["file_name"]
-    assert row["images"] == ([{"bytes": source.read_bytes()}] if embed else [str(source)])
-
-
-def test_grounding_rows_one_a_category(data: Dataset) -> None:
-    data.image((RED, A), (GREEN, B), (RED, C))
-    found, report = data.convert(task="grounding")
-    assert [target(row).labels for row in found] == [("red box", "red box"), ("green box",)]
-    assert target(found[0]).boxes_xyxy == ((8, 16, 48, 40), (96, 40, 152, 72))
-    assert target(found[0]).categories == ("red box",)
-    assert found[1]["prompt"][0]["content"] == "<image>" + instruction("grounding", ["green box"])
-    assert report.objects == {1: 1, 2: 1}
-
-
-def test_both_tasks_in_one_file(data: Dataset) -> None:
-    data.image((RED, A), (GREEN, B))
-    data.image((BLUE, C))
-    found, report = data.convert()
-    assert [row["ability"] for row in found] == ["detection", "grounding", "grounding", "detection", "grounding"]
-    assert report.rows == {"detection": 2, "grounding": 3}
-    assert len({row["extra_info"]["index"] for row in found}) == 5
-
-
-@pytest.mark.parametrize("embed", [False, True])
 @pytest.mark.parametrize(
     ("annotated", "orientation"), [("stored", o) for o in (1, 5, 6, 7, 8)] + [("upright", o) for o in range(1, 9)]
 )
-def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> None:
+def test_exif(data: Dataset, orientation: int, annotated: str) -> None:
     """Boxes and crowds drawn in either frame land on their pixels in the image of the row.
 
     No json can say that it means the stored frame where both frames have one size (2, 3, 4): upright is taken, noted.
@@ -93,7 +55,7 @@ def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> N
             plain = plain.transpose(TRANSPOSE[back])
     plain.save(path, exif=exif(orientation))
     data.annotate(entry["id"], RED, A, iscrowd=1)
-    found, report = data.convert(task="detection", embed=embed)
+    found, report = data.convert(task="detection")
     truth = target(found[0])
     assert truth.size_wh == (WH if orientation < 5 or annotated == "upright" else WH[::-1])
     assert (measured(found[0], COLOURS["red box"]),) == truth.boxes_xyxy == truth.ignore_xyxy
@@ -124,28 +86,6 @@ def test_ids_of_any_kind(data: Dataset, style: str) -> None:
     assert target(row).labels == ("red box",)
 
 
-def test_missing_area_and_iscrowd_and_unknown_keys(data: Dataset) -> None:
-    entry = data.image()
-    data.document["info"] = {"year": 2017}
-    data.annotate(entry["id"], RED, A, segmentation=[[1.5, 2.5]], attributes={"occluded": False})
-    data.annotate(entry["id"], GREEN, B, iscrowd=None)
-    (row,), _ = data.convert(task="detection")
-    assert target(row).labels == ("red box", "green box")
-
-
-def test_missing_size_is_measured(data: Dataset) -> None:
-    entry = data.image((RED, A), width=None)
-    del entry["height"]
-    (row,), _ = data.convert(task="detection")
-    assert target(row).size_wh == WH
-
-
-def test_missing_size_of_a_turned_image(data: Dataset) -> None:
-    data.image((RED, A), name="a.png", width=None)
-    Image.open(data.images_dir / "a.png").save(data.images_dir / "a.png", exif=exif(6))
-    data.bad("width", "height", "EXIF orientation 6")
-
-
 def test_byte_order_mark(data: Dataset) -> None:
     data.image((RED, A))
     path = data.write()
@@ -163,23 +103,6 @@ def test_box_reaching_outside_is_clipped_and_counted(data: Dataset) -> None:
     (row,), report = data.convert(task="detection")
     assert target(row).boxes_xyxy[1:] == ((0, 80, 14.5, 96), (100, 50, 160, 60))
     assert report.ledger.notes["box clipped to its image"] == 2
-
-
-def test_repeated_box_counts_once(data: Dataset) -> None:
-    entry = data.image((RED, A), (RED, B))
-    data.annotate(entry["id"], RED, A)
-    data.annotate(entry["id"], GREEN, A)
-    (row,), report = data.convert(task="detection")
-    assert target(row).labels == ("red box", "red box", "green box")
-    assert report.ledger.notes["repeated box (same image, category and numbers) dropped"] == 1
-
-
-def test_two_ids_of_one_name_are_one_category(data: Dataset) -> None:
-    data.document["categories"].append({"id": 91, "name": "red box "})
-    entry = data.image((RED, A))
-    data.annotate(entry["id"], 91, B)
-    (row,), _ = data.convert(task="grounding")
-    assert target(row).labels == ("red box", "red box")
 
 
 def test_roboflow_dummy_category_is_not_asked_for(data: Dataset) -> None:
@@ -221,35 +144,6 @@ def test_what_is_above_an_object_is_not_asked_for_on_its_image(data: Dataset, bo
     assert report.ledger.notes["category not asked for on an image that holds a kind of it"] == 4
 
 
-def test_two_images_of_one_base_name(data: Dataset) -> None:
-    data.image((RED, A), name="a/1.png")
-    data.image((RED, B), name="b/1.png")
-    found, _ = data.convert(task="grounding")
-    assert [measured(row, COLOURS["red box"]) for row in found] == [target(row).boxes_xyxy[0] for row in found]
-
-
-def test_provenance(data: Dataset) -> None:
-    data.image((RED, A))
-    _, report = data.convert(seed=9)
-    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
-    assert facts["source"] == "instances.json"
-    assert facts["source_sha256"] == hashlib.sha256((data.folder / "instances.json").read_bytes()).hexdigest()
-    assert facts["options"]["seed"] == 9
-    assert str(data.folder) not in json.dumps(facts)
-
-
-def test_agrees_with_pycocotools(data: Dataset) -> None:
-    """An independent reader finds the same objects."""
-    many(data, 30)
-    found, _ = data.convert(task="detection", max_instances=100)
-    reference = COCO(str(data.folder / "instances.json"))
-    for row in found:
-        annotations = reference.loadAnns(reference.getAnnIds(imgIds=[int(row["extra_info"]["image_id"])]))
-        expected = [(*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]) for a in annotations]
-        assert list(target(row).boxes_xyxy) == expected
-        assert list(target(row).labels) == [NAME_OF[a["category_id"]] for a in annotations]
-
-
 def test_command(data: Dataset) -> None:
     many(data, 20)
     data.annotate(100, RED, [0, 0, 0, 0])
@@ -266,3 +160,129 @@ def test_command(data: Dataset) -> None:
     for text in ("skipped as bad: 1 x box without extent", "objects a row: ", "out.skipped.txt", "out.parquet"):
         assert text in done.stdout
     assert check_parquet(data.folder / "out.parquet") == []
+
+
+def test_instances_limits(data: Dataset) -> None:
+    found, report = many(data, 12).convert(task="detection", min_instances=2, max_instances=2)
+    assert {len(target(row).boxes_xyxy) for row in found} == {2}
+    assert report.ledger.left_out["detection row with more than 2 objects (--max-instances)"] == 2
+    assert sum(report.ledger.left_out.values()) + len(found) == 12
+    found, report = data.convert(task="grounding", min_instances=2)
+    assert all(len(target(row).boxes_xyxy) == 2 for row in found)
+    assert report.ledger.left_out["grounding row with fewer than 2 objects (--min-instances)"] == 4 + 6
+
+
+def test_empty_images_are_left_out_by_default_and_taken_with_min_zero(data: Dataset) -> None:
+    found, report = many(data, 12).convert(task="detection")
+    assert len(found) == 10
+    assert report.ledger.left_out["detection row with fewer than 1 objects (--min-instances)"] == 2
+    found, report = data.convert(task="detection", min_instances=0)
+    assert len(found) == 12
+    assert report.negatives == {"detection": 2}
+    assert all("If there is none" in row["prompt"][0]["content"] for row in found)
+
+
+def test_grounding_negatives(data: Dataset) -> None:
+    found, report = many(data).convert(task="grounding", negatives=0.25, seed=3)
+    empty = [row for row in found if not target(row).boxes_xyxy]
+    assert report.negatives == {"grounding": len(empty)}
+    assert len(empty) / len(found) == pytest.approx(0.25, abs=0.01)
+    present = {(a["image_id"], NAME_OF[a["category_id"]]) for a in data.document["annotations"]}
+    asked = [(int(row["extra_info"]["image_id"]), *target(row).categories) for row in empty]
+    assert not present & set(asked)
+    assert len(set(asked)) == len(asked)
+    assert {row["prompt"][0]["content"] for row in found} == {
+        "<image>" + instruction("grounding", [name], allow_none=True) for name in COLOURS
+    }
+    assert [row["reward_model"] for row in data.convert(task="grounding", negatives=0.25, seed=3)[0]] == [
+        row["reward_model"] for row in found
+    ]
+    assert data.convert(task="grounding", negatives=0.25, seed=4)[0] != found
+
+
+def test_detection_negatives_are_empty_images_with_the_same_prompt(data: Dataset) -> None:
+    """A shorter list for empty rows would tell the answer."""
+    found, report = many(data).convert(task="detection", negatives=0.1)
+    assert report.negatives == {"detection": 6}
+    assert len({row["prompt"][0]["content"] for row in found}) == 1
+    assert report.ledger.left_out["detection row with fewer than 1 objects (--min-instances)"] == 4
+    _, report = data.convert(task="detection", negatives=0.5)
+    assert report.negatives == {"detection": 10}
+    (missing,) = [n for kind, n in report.ledger.notes.items() if kind.startswith("detection negatives missing")]
+    assert missing == 40
+
+
+def test_max_categories(data: Dataset) -> None:
+    found, report = many(data).convert(task="detection", max_categories=1, negatives=0.4)
+    assert {len(target(row).categories) for row in found} == {1}
+    assert report.negatives["detection"] / len(found) == pytest.approx(0.4, abs=0.01)
+    annotations = Counter((str(a["image_id"]), NAME_OF[a["category_id"]]) for a in data.document["annotations"])
+    for row in found:
+        (name,) = target(row).categories
+        assert len(target(row).boxes_xyxy) == annotations[row["extra_info"]["image_id"], name]
+
+
+def test_categories(data: Dataset) -> None:
+    data.image((RED, A), (GREEN, B))
+    found, _ = data.convert(categories=("green box",))
+    assert [target(row).labels for row in found] == [("green box",)] * 2
+    assert [target(row).categories for row in found] == [("green box",)] * 2
+    with pytest.raises(RowsError, match=r"--categories 'gren box': .*instances\.json.*green box"):
+        data.convert(categories=("gren box",))
+
+
+def test_prompt_template_and_data_source(data: Dataset) -> None:
+    data.image((RED, A), (GREEN, B))
+    found, _ = data.convert(prompt_template="Find {phrases} {{now}}!", data_source="mine")
+    assert [row["prompt"][0]["content"] for row in found] == [
+        "<image>Find red box, green box, blue box {now}!",
+        "<image>Find red box {now}!",
+        "<image>Find green box {now}!",
+    ]
+    assert {row["data_source"] for row in found} == {"mine"}
+
+
+@pytest.mark.parametrize("text", ["000000000100\n# test images\n\n134 # one more\n", '[100, "134"]'])
+def test_exclude_image_ids(data: Dataset, text: str) -> None:
+    for _ in range(3):
+        data.image((RED, A))
+    (data.folder / "ids.txt").write_text(text)
+    found, report = data.convert(task="detection", exclude_image_ids=data.folder / "ids.txt")
+    assert [row["extra_info"]["image_id"] for row in found] == ["117"]
+    assert report.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] == 2
+    assert report.ledger.left_out["annotation of an image left out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negatives": 1.0}, "--negatives 1.0"),
+        ({"negatives": -0.1}, "--negatives -0.1"),
+        ({"negatives": 0.1, "min_instances": 0}, "--negatives with --min-instances 0"),
+        ({"min_instances": 5, "max_instances": 3}, "--min-instances 5 --max-instances 3"),
+        ({"limit": 0}, "--limit 0"),
+        ({"max_categories": 0}, "--max-categories 0"),
+        ({"prompt_template": "Find {phrases}", "task": "all"}, "--prompt-template with --task all: "),
+        ({"prompt_template": "Find it"}, r"--prompt-template 'Find it': its one field is \{phrases\}"),
+        ({"prompt_template": "Find {things}"}, "--prompt-template"),
+        ({"prompt_template": "Find {phrases.__class__}"}, "--prompt-template"),
+        ({"prompt_template": "Find {phrases"}, "--prompt-template"),
+        ({"prompt_template": "<image>{phrases}"}, "leave out <image>"),
+        ({"data_source": "{split}"}, "--data-source"),
+        ({"task": "boxes"}, "--task boxes: needs one of detection, "),
+        ({"on_error": "stop"}, "--on-error stop: needs one of fail, skip"),
+    ],
+)
+def test_flags_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowsError, match=message):
+        coco.Options(**options)
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_same_input_same_bytes(data: Dataset, embed: bool) -> None:
+    many(data)
+    options = {"embed": embed, "negatives": 0.2, "seed": 5, "shard_rows": 50, "max_categories": 2}
+    first, second = (data.convert(f"{folder}/a.parquet", **options)[1].written.files for folder in ("one", "two"))
+    assert len(first) > 2
+    for a, b in zip(first, second, strict=True):
+        assert hashlib.sha256(a.read_bytes()).digest() == hashlib.sha256(b.read_bytes()).digest()

@@ -14,7 +14,6 @@ from PIL import Image
 from refused import bad_entry
 
 from verl_visionr1.conversion.datasets import countbench
-from verl_visionr1.files import RowsError
 from verl_visionr1.rows import read_rows, target_of
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -79,18 +78,6 @@ def test_rows_without_an_image_are_left_out(source: Source, nothing: Any) -> Non
     assert report.ledger.left_out == {"row without an image": 1}
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind", "stays"),
-    [("L", "JPEG", True), ("L", "PNG", True), ("P", "PNG", False), ("RGBA", "PNG", False), ("CMYK", "JPEG", False)],
-)
-def test_images_that_are_not_rgb_are_kept(source: Source, mode: str, kind: str, stays: bool) -> None:
-    source.file(record(3), record(4, image=picture(mode, kind)))
-    rows, _ = source.convert(embed=True)
-    assert [target_of(row).count for row in rows] == [3, 4]
-    with Image.open(io.BytesIO(rows[1]["images"][0]["bytes"])) as image:
-        assert (image.mode, image.size) == (mode if stays else "RGB", (48, 32))
-
-
 def test_questions_are_paired_by_order_over_all_files(source: Source) -> None:
     plain = [record(n, question=..., image_url=f"https://example.org/{n}.jpg") for n in (2, 3, 4, 5)]
     plain[1]["image"] = None
@@ -106,28 +93,6 @@ def test_questions_are_paired_by_order_over_all_files(source: Source) -> None:
     facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
     assert facts["source"] == "test-00000.parquet, test-00001.parquet, countbench_paired_questions.json"
     assert str(source.folder) not in json.dumps(facts)
-
-
-def test_questions_must_be_as_many_as_the_rows(source: Source) -> None:
-    source.file(record(2, question=...), record(3, question=...))
-    path = source.questions("Two?")
-    with pytest.raises(RowsError) as caught:
-        source.convert(questions=path)
-    assert str(caught.value).startswith(f"{path}: 1 questions for 2 ")
-
-
-def test_files_without_questions(source: Source) -> None:
-    source.file(record(2, question=...))
-    with pytest.raises(RowsError, match=r"row 0: .*question.*--questions"):
-        source.convert()
-
-
-def test_exclusion_by_url(source: Source) -> None:
-    source.file(record(2, image_url="https://example.org/2.jpg"), record(3, image_url="https://example.org/3.jpg"))
-    (source.folder / "ids.txt").write_text("https://example.org/2.jpg\n")
-    rows, _ = source.convert(exclude_image_ids=source.folder / "ids.txt")
-    assert [target_of(row).count for row in rows] == [3]
-    assert [row["extra_info"]["file_name"] for row in rows] == ["https://example.org/3.jpg"]
 
 
 @pytest.mark.parametrize(

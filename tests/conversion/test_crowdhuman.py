@@ -76,19 +76,6 @@ def test_which_box(data: Dataset, kind: str, label: str, box: tuple[int, ...]) -
     assert target.size_wh == WH
 
 
-def test_whole_bodies_are_the_default_and_the_name_may_be_another(data: Dataset) -> None:
-    data.image(person())
-    (target,), _ = data.convert(task="grounding", name="pedestrian")
-    assert (target.boxes_xyxy, target.labels) == (((10, 20, 30, 50),), ("pedestrian",))
-
-
-def test_body_beyond_the_edge_is_clipped(data: Dataset) -> None:
-    data.image(person(fbox=[-20, 30, 60, 90]), person(50))
-    (target,), report = data.convert(task="detection")
-    assert target.boxes_xyxy[0] == (0, 30, 40, 80)
-    assert report.ledger.notes["box clipped to its image"] == 1
-
-
 def test_mask_is_a_region_to_ignore(data: Dataset) -> None:
     data.image(person(), MASK)
     (target,), _ = data.convert(task="detection")
@@ -106,58 +93,11 @@ def test_ignored_person_and_head(data: Dataset) -> None:
     assert (len(target.boxes_xyxy), target.ignore_xyxy) == (1, ((45, 20, 53, 28), (75, 20, 83, 28)))
 
 
-def test_optional_attributes(data: Dataset) -> None:
-    entry = person()
-    del entry["extra"], entry["head_attr"]
-    data.image(entry, person(40, extra={}, head_attr={}))
-    (target,), _ = data.convert(task="detection", box="hbox")
-    assert (len(target.boxes_xyxy), target.ignore_xyxy) == (2, ())
-
-
-def test_an_image_with_a_crowd_is_not_counted(data: Dataset) -> None:
-    data.image(person(), MASK)
-    data.image(person(), person(40), name="284193,faa9000f2678b5e")
-    (target,), report = data.convert(task="counting")
-    assert target.count == 2
-    assert report.ledger.left_out["counting row for a category with a crowd or a bad box (--marked)"] == 1
-
-
-@pytest.mark.parametrize("images", ["Images", "."])
-def test_image_is_id_and_jpg_in_images(data: Dataset, images: str) -> None:
-    data.image(person())
-    data.convert(images=images, task="detection")
-    (row,) = read_rows(data.folder / "out.parquet")
-    assert row["images"] == [str(data.folder / "Images" / f"{ID}.jpg")]
-    assert (row["extra_info"]["image_id"], row["extra_info"]["file_name"]) == (ID, f"{ID}.jpg")
-
-
-def test_most_images_hold_more_than_thirty(data: Dataset) -> None:
-    data.image(*(person(x) for x in range(0, 62, 2)))
-    with pytest.raises(RowsError, match=r"1 x .*--max-instances"):
-        data.convert(task="detection")
-    (target,), _ = data.convert(task="detection", max_instances=40)
-    assert len(target.boxes_xyxy) == 31
-
-
-def test_turned_image(data: Dataset) -> None:
-    data.image(person())
-    Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=exif(6))
-    with pytest.raises(RowError, match=r"line 1 .*EXIF orientation 6"):
-        data.convert()
-
-
 BAD_LINES = {
     "no json": ('{"ID": "x", "gtb', "malformed entry", r"annotation_val.odgt: line 2: .*is not JSON"),
-    "a list": ("[1, 2]", "malformed entry", r"line 2: \'\[1, 2\]\'"),
     "no boxes": ('{"ID": "x"}', "malformed entry", "needs ID and a list gtboxes"),
     "no ID": ('{"gtboxes": []}', "no ID", "line 2: .*"),
     "twice": (json.dumps({"ID": ID, "gtboxes": []}), "image ID twice", r"line 2 \(ID '273271.*appears twice"),
-    "traversal": (
-        '{"ID": "../annotation_val", "gtboxes": []}',
-        "file_name outside the images folder",
-        r"file_name '\.\./annotation_val.jpg'",
-    ),
-    "no file": ('{"ID": "9,9", "gtboxes": []}', "image file missing", r"Images/9,9.jpg"),
 }
 
 
@@ -183,11 +123,8 @@ def test_bad_lines(data: Dataset, what: str) -> None:
             "box malformed",
             r"annotation id 1 \(image id 273271,c9db000d5146c15\): fbox \[1, 2, 3\]",
         ),
-        (person(fbox="10"), "box malformed", "fbox 10"),
         ({"tag": "person"}, "box malformed", "annotation id 1 .*fbox None"),
-        ("person", "box malformed", "annotation id 1 .*fbox None"),
         (person(fbox=[1, 2, 0, 5]), "box without extent", r"fbox \[1, 2, 0, 5\]"),
-        (person(fbox=[300, 2, 9, 5]), "box outside its image", r"fbox \[300, 2, 9, 5\]"),
     ],
 )
 def test_bad_boxes(data: Dataset, entry: Any, kind: str, message: str) -> None:
@@ -198,3 +135,18 @@ def test_bad_boxes(data: Dataset, entry: Any, kind: str, message: str) -> None:
     assert len(target.boxes_xyxy) == 1
     with pytest.raises(RowsError, match="--marked"):
         data.convert(task="counting", on_error="skip")
+
+
+def test_optional_attributes(data: Dataset) -> None:
+    entry = person()
+    del entry["extra"], entry["head_attr"]
+    data.image(entry, person(40, extra={}, head_attr={}))
+    (target,), _ = data.convert(task="detection", box="hbox")
+    assert (len(target.boxes_xyxy), target.ignore_xyxy) == (2, ())
+
+
+def test_turned_image(data: Dataset) -> None:
+    data.image(person())
+    Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=exif(6))
+    with pytest.raises(RowError, match=r"line 1 .*EXIF orientation 6"):
+        data.convert()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from pathlib import Path
@@ -62,24 +61,6 @@ class Dataset:
             (folder / f"{name}.pkl").write_bytes(pickle.dumps(part, protocol=4))
         return folder
 
-    def write_json(self) -> Path:
-        made: dict[str, Any] = {
-            "images": [
-                {key: entry[key] for key in ("id", "file_name", "height", "width")}
-                for entry in self.parts["images"].values()
-            ],
-            "categories": [{"id": i, "name": text} for i, text in SENTENCES.items()],
-            "annotations": [
-                {"id": i, "image_id": it["image_id"], "category_id": sentence, "bbox": list(it["bbox"]), "iscrowd": 0}
-                for i, (it, sentence) in enumerate(
-                    (it, sentence) for it in self.parts["annotations"].values() for sentence in it["sent_id"]
-                )
-            ],
-        }
-        path = self.folder / "d3_full_annotations.json"
-        path.write_text(json.dumps(made))
-        return path
-
     def convert(self, source: Path | None = None, **options: Any) -> tuple[list[dict[str, Any]], Any]:
         out = self.folder / "out.parquet"
         report = d3.convert(source or self.write(), self.folder / "d3_images", out, d3.Options(**options))
@@ -118,27 +99,6 @@ def test_one_box_fits_several_sentences(data: Dataset) -> None:
     assert truth.boxes_xyxy == ((10, 20, 40, 60), (50, 20, 80, 60), (10, 20, 40, 60))
 
 
-def test_share_of_negatives(data: Dataset) -> None:
-    for _ in range(4):
-        data.image(1, ([1], BOX))
-    assert asked(data.convert(task="grounding", negatives=0)[0]) == [((DOG,), 1)] * 4
-    rows, report = data.convert(task="grounding", negatives=0.2)
-    assert report.negatives == {"grounding": 1}
-    assert len(rows) == 5
-
-
-def test_boxes_of_other_groups_sentences(data: Dataset) -> None:
-    """They are annotated too; the default asks only within the group."""
-    data.image(1, ([1, 3], BOX))
-    assert asked(data.convert(task="detection")[0]) == [((DOG, LOOSE), 1)]
-    rows, _ = data.convert(task="detection", ask="inter")
-    assert asked(rows) == [((DOG, LOOSE, HAT, BARE), 2)]
-    rows, _ = data.convert(task="grounding", ask="inter")
-    assert asked(rows) == [((DOG,), 1), ((HAT,), 1)]
-    rows, _ = data.convert(task="grounding", ask="inter", negatives=0.5)
-    assert [number for _, number in asked(rows)].count(0) == 2
-
-
 @pytest.mark.parametrize(("which", "expected"), [("pres", [(DOG,)]), ("abs", [(LOOSE,)]), ("full", [(DOG, LOOSE)])])
 def test_descriptions(data: Dataset, which: str, expected: list[tuple[str, ...]]) -> None:
     data.image(1, ([1, 2], BOX))
@@ -153,70 +113,12 @@ def test_boxes_are_lists_or_arrays(data: Dataset, box: Any) -> None:
     assert target(rows[0]).boxes_xyxy == ((10, 20, 40, 60),)
 
 
-def test_two_sentences_of_one_text(data: Dataset) -> None:
-    data.parts["sentences"][3]["raw_sent"] = DOG
-    data.image(1, ([1, 3], BOX))
-    rows, report = data.convert(task="grounding")
-    assert asked(rows) == [((DOG,), 1), ((LOOSE,), 0)]
-    assert report.ledger.notes["repeated box (same image, category and numbers) dropped"] == 1
-
-
-# ------------------------------------------------------------------------------------------------ json
-
-
-def test_json_with_groups_gives_the_same_rows(data: Dataset) -> None:
-    data.image(1, ([1, 2], BOX), ([1], [50, 20, 30, 40]))
-    data.image(2, ([4], BOX))
-    expected = asked(data.convert()[0])
-    path = data.write_json()
-    rows, _ = data.convert(path, groups=data.folder / "d3_pkl")
-    assert asked(rows) == expected
-    assert asked(data.convert(path, ask="inter", task="detection")[0]) == [
-        (tuple(SENTENCES.values()), n) for n in (3, 1)
-    ]
-
-
-def test_json_does_not_know_groups(data: Dataset) -> None:
-    data.image(1, ([1], BOX))
-    path = data.write_json()
-    with pytest.raises(RowsError, match=r"d3_full_annotations\.json: .*--groups d3_pkl.*--ask"):
-        data.convert(path)
-    with pytest.raises(RowsError, match=r"--descriptions abs: .*d3_abs_annotations.json"):
-        data.convert(path, descriptions="abs", groups=data.write())
-    with pytest.raises(RowsError, match=r"--groups .*d3_pkl"):
-        data.convert(groups=data.write())
-
-
-def test_json_of_absence_descriptions_asks_for_those_it_lists(data: Dataset) -> None:
-    data.image(1, ([2], BOX))
-    data.write()
-    path = data.write_json()
-    made = json.loads(path.read_text())
-    made["categories"] = [it for it in made["categories"] if it["id"] in ABSENCE]
-    path.write_text(json.dumps(made))
-    assert asked(data.convert(path, groups=data.folder / "d3_pkl", task="detection")[0]) == [((LOOSE,), 1)]
-
-
-def test_no_path_in_provenance(data: Dataset) -> None:
-    import pyarrow.parquet as pq
-
-    data.image(1, ([1], BOX))
-    data.write()
-    data.convert(data.write_json(), groups=data.folder / "d3_pkl")
-    assert str(data.folder).encode() not in pq.read_schema(data.folder / "out.parquet").metadata[b"visionr1"]
-
-
-# ------------------------------------------------------------------------------------------------ bad entries
-
-
 def spoil(data: Dataset, what: str) -> None:
     """A set with one good image and one thing wrong."""
     data.image(1, ([1], BOX))
     parts = data.parts
-    if what.startswith("box"):
-        data.annotate(
-            0, [2], {"box of three": [1, 2, 3], "box of text": ["1", 2, 3, 4], "box flat": [1, 2, 0, 4]}[what]
-        )
+    if what == "box of three":
+        data.annotate(0, [2], [1, 2, 3])
     elif what == "unknown image":
         data.annotate(77, [1], BOX)
     elif what == "unknown sentence":
@@ -226,47 +128,23 @@ def spoil(data: Dataset, what: str) -> None:
     elif what == "image without a name":
         data.image(1, ([1], BOX))
         del parts["images"][1]["file_name"]
-    elif what == "traversal":
-        data.image(1, ([1], BOX), file_name="../d3_pkl/images.pkl")
     elif what == "unknown group":
         data.image(77, ([1], BOX))
-    elif what == "sentence without text":
-        parts["sentences"][9] = {"id": 9}
     else:
-        assert what == "no image file"
-        data.image(1, ([1], BOX), file_name="gone.jpg")
+        assert what == "sentence without text"
+        parts["sentences"][9] = {"id": 9}
 
 
 @pytest.mark.parametrize(
     ("what", "kind", "message"),
     [
         ("box of three", "box malformed", r"d3_pkl: annotation id '1' \(image id 0\): bbox \[1, 2, 3\]"),
-        ("box of text", "box malformed", r"annotation id '1' .*bbox \['1', 2, 3, 4\]"),
-        ("box flat", "box without extent", r"annotation id '1' .*bbox \[1, 2, 0, 4\]"),
-        (
-            "unknown image",
-            "unknown image_id",
-            r"annotations.pkl: entry 1: image_id 77 .*images.pkl",
-        ),
-        (
-            "unknown sentence",
-            "unknown sent_id",
-            r"annotations.pkl: entry 1: sent_id 77 .*sentences.pkl",
-        ),
+        ("unknown image", "unknown image_id", r"annotations.pkl: entry 1: image_id 77 .*images.pkl"),
+        ("unknown sentence", "unknown sent_id", r"annotations.pkl: entry 1: sent_id 77 .*sentences.pkl"),
         ("annotation of another shape", "malformed entry", r"annotations.pkl: entry 9 = .*`image_id`"),
         ("image without a name", "malformed entry", r"images.pkl: entry 1 = .*`file_name`"),
-        (
-            "traversal",
-            "file_name outside the images folder",
-            r"images.pkl: entry 1: file_name '\.\./d3_pkl/images.pkl'",
-        ),
-        (
-            "unknown group",
-            "unknown group_id",
-            r"image id 1: group_id 77 .*images.pkl.*groups.pkl",
-        ),
+        ("unknown group", "unknown group_id", r"image id 1: group_id 77 .*images.pkl.*groups.pkl"),
         ("sentence without text", "malformed entry", r"sentences.pkl: entry 9 = .*`raw_sent`"),
-        ("no image file", "image file missing", r"image id 1: .*gone.jpg"),
     ],
 )
 def test_bad_entries(data: Dataset, what: str, kind: str, message: str) -> None:
@@ -276,40 +154,6 @@ def test_bad_entries(data: Dataset, what: str, kind: str, message: str) -> None:
     assert re.search(message, str(error))
     is_box = what.startswith("box")  # of a sentence with a bad box nobody can say that it fits nothing
     assert asked(rows) == [((DOG,) if is_box else (DOG, LOOSE), 1)]
-
-
-def test_sentence_with_only_a_bad_box_is_not_called_absent(data: Dataset) -> None:
-    spoil(data, "box flat")
-    rows, _ = data.convert(task="grounding", on_error="skip")
-    assert asked(rows) == [((DOG,), 1)]
-
-
-def test_missing_and_wrong_files(data: Dataset) -> None:
-    data.image(1, ([1], BOX))
-    folder = data.write()
-    (folder / "groups.pkl").unlink()
-    with pytest.raises(RowsError, match=r"groups\.pkl: "):
-        data.convert(folder)
-    data.parts["groups"] = [1, 2]
-    with pytest.raises(RowsError, match=r"groups\.pkl: .*dictionary"):
-        data.convert()
-    with pytest.raises(RowsError, match=r"none: .*IMAGES_DIR"):
-        d3.convert(folder, data.folder / "none", data.folder / "out.parquet")
-
-
-# ------------------------------------------------------------------------------------------------ pickles of numpy
-
-
-class Hostile:
-    def __reduce__(self) -> Any:
-        return exec, ("raise SystemExit('run')",)
-
-
-def test_code_in_a_pickle_is_refused(data: Dataset) -> None:
-    data.image(1, ([1], BOX))
-    data.parts["sentences"][1]["raw_sent"] = Hostile()
-    with pytest.raises(RowsError, match=r"sentences\.pkl: .*builtins\.exec"):
-        data.convert()
 
 
 VALUES = {

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from refused import mentions
 from scene_sets.base import pictures, rows_in
-from scene_sets.referring import ann_id_of, coco_name, instances, python2_pickle, ref, save_train2014, write_lmms_lab
+from scene_sets.referring import ann_id_of, python2_pickle, ref, write_lmms_lab
 from scene_sets.row_files import write_parquet
 from typer.testing import CliRunner, Result
 
 from verl_visionr1.cli import app
 from verl_visionr1.conversion import exclusion
-from verl_visionr1.conversion.datasets import coco, countbench, records, refcoco
-from verl_visionr1.conversion.identity import read_exclusion
+from verl_visionr1.conversion.datasets import coco, countbench, records
+from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 
 SPLITS = ("train", "val", "testA", "testB", "testAB", "train", "val", "testA")
@@ -68,9 +65,6 @@ def written(path: Path, content: Any) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------ against leakage
-
-
 def test_refcoco_tests_are_left_out_of_coco(tmp_path: Path) -> None:
     """RefCOCO's val and test images lie in COCO's train2017, under other names."""
     lines = exclusion.build(tmp_path / "list.txt", [refs_file(tmp_path)], ["val", "test"])
@@ -97,19 +91,6 @@ def test_lvis_val_is_left_out_of_coco(tmp_path: Path) -> None:
     report = coco.convert(*train2017(tmp_path), tmp_path / "coco.parquet", options)
     assert report.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] == 1
     assert str(inside) not in {row["extra_info"]["image_id"] for row in rows_in(report)}
-
-
-def test_coco_val_is_left_out_of_refcoco(tmp_path: Path) -> None:
-    """And the other way round; refs' own file names are no names of files."""
-    refs = refs_file(tmp_path, ("train",) * 8)
-    written(tmp_path / "instances.json", instances(pictures()))
-    images = save_train2014(pictures(), tmp_path)
-    val = [{"id": 7, "file_name": f"val2017/{picture.number:012d}.jpg"} for picture in pictures()[:3]]
-    built(tmp_path, written(tmp_path / "instances_val.json", {"images": val}))
-    options = refcoco.Options(exclude_image_ids=tmp_path / "list.txt")
-    report = refcoco.convert([refs, tmp_path / "instances.json", images], tmp_path / "out.parquet", options)
-    assert {row["extra_info"]["file_name"] for row in rows_in(report)} == {coco_name(it) for it in pictures()[3:]}
-    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 3
 
 
 def test_a_converted_file_can_be_excluded(tmp_path: Path) -> None:
@@ -145,58 +126,6 @@ def test_rows_that_do_not_name_their_images(how: str, embed: bool, tmp_path: Pat
     assert ("copy" in str(caught.value)) is not embed
 
 
-def test_a_list_without_an_image_of_the_data_set_is_noted(tmp_path: Path) -> None:
-    annotations, images = train2017(tmp_path)
-    for line, noted in (("coco:999999", 1), (f"coco:{pictures()[0].number}", 0)):
-        options = coco.Options(exclude_image_ids=written(tmp_path / "list.txt", line))
-        report = coco.convert(annotations, images, tmp_path / "out.parquet", options)
-        assert sum(note.startswith("--exclude-image-ids") for note in +report.ledger.notes) == noted
-
-
-def test_images_of_no_known_collection_are_compared_by_file_name(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b c.jpg", "d#1.jpg"):
-        (tmp_path / "eval").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "eval" / name)
-    assert built(tmp_path, tmp_path / "eval") == ["a.jpg", "b c.jpg", "d#1.jpg"]
-    excluded = read_exclusion(tmp_path / "list.txt")
-    assert excluded.holds("1", "images/a.jpg")
-    assert excluded.holds("2", "b c.jpg")
-    assert excluded.holds("3", "x\\d#1.jpg")
-    assert not excluded.holds("4", "e.jpg")
-    assert not excluded.holds("a", "a.png")
-
-
-def test_names_are_compared_with_the_folders_that_both_say(tmp_path: Path) -> None:
-    """Other folders hold other images of the same name."""
-    built(tmp_path, written(tmp_path / "test.json", [{"file_name": "part_A/images/IMG_1.jpg"}, {"file_name": "b.jpg"}]))
-    excluded = read_exclusion(tmp_path / "list.txt")
-    for name in ("part_A/images/IMG_1.jpg", "x/part_A/images/IMG_1.jpg", "images\\IMG_1.jpg", "IMG_1.jpg", "any/b.jpg"):
-        assert excluded.holds("1", name)
-    for name in ("part_B/images/IMG_1.jpg", "train/IMG_1.jpg", "part_A/images/xIMG_1.jpg", "images/IMG_2.jpg"):
-        assert not excluded.holds("1", name)
-
-
-def test_urls_are_compared_whole(tmp_path: Path) -> None:
-    url = "https://x.org/a/1.jpg?x=1#y"
-    pq.write_table(pa.Table.from_pylist([{"image_url": url, "label": "cat"}]), tmp_path / "pixmo.parquet")
-    assert built(tmp_path, tmp_path / "pixmo.parquet") == [url]
-    excluded = read_exclusion(tmp_path / "list.txt")
-    assert excluded.holds("x", url)
-    assert not excluded.holds("x", "https://y.org/other/1.jpg", ("https://y.org/other/1.jpg",))
-    assert not excluded.holds("x", "1.jpg")
-
-
-def test_a_folder_with_a_name_that_is_no_utf8(tmp_path: Path) -> None:
-    folder = tmp_path / "eval"
-    folder.mkdir()
-    (folder / os.fsdecode(b"\xff.jpg")).touch()
-    with pytest.raises(RowsError, match="rename the file"):
-        built(tmp_path, folder)
-
-
-# ------------------------------------------------------------------------------------------------ kinds of files
-
-
 def test_tallyqa(tmp_path: Path) -> None:
     records = [
         {"image": "VG_100K_2/2410408.jpg", "image_id": 92410408, "question": "How many?", "question_id": 3},
@@ -213,12 +142,6 @@ def test_tallyqa(tmp_path: Path) -> None:
     assert built(tmp_path, tmp_path / "test.parquet") == expected
     (line,) = exclusion.build(tmp_path / "list.txt", [tmp_path / "test.json"])
     assert line == "from test.json: 2 images, 2 lines"
-
-
-def test_visual_genome_is_known_by_both_of_its_numbers(tmp_path: Path) -> None:
-    url = "https://cs.stanford.edu/people/rak248/VG_100K_2/2410408.jpg"
-    data = [{"image_id": 2410408, "url": url, "coco_id": 139}, {"image_id": 7, "url": url[:-11] + "7.jpg"}]
-    assert built(tmp_path, written(tmp_path / "image_data.json", data)) == ["coco:139", "vg:7", "vg:2410408"]
 
 
 def test_bytes_of_images_are_not_read(tmp_path: Path) -> None:
@@ -256,14 +179,6 @@ def test_records(tmp_path: Path, record: dict[str, Any], expected: list[str]) ->
     assert built(tmp_path, written(tmp_path / "val.json", [record])) == expected
 
 
-def test_the_id_of_a_question_is_no_id_of_an_image(tmp_path: Path) -> None:
-    path = written(tmp_path / "val.json", [{"id": 3, "question": "x"}])
-    with pytest.raises(RowsError) as caught:
-        built(tmp_path, path)
-    assert str(caught.value).startswith("val.json: entry 0: ")
-    assert mentions(caught.value, "id, question", "file_name, image or image_id")
-
-
 def test_plain_numbers_of_a_named_collection(tmp_path: Path) -> None:
     """VQAv2 numbers its images as COCO does, and names none."""
     vqa = {"questions": [{"image_id": 262148, "question": "x", "question_id": 1}, {"image_id": "000000262148"}]}
@@ -289,14 +204,6 @@ def test_folders_tell_their_collection(tmp_path: Path) -> None:
     assert built(tmp_path, folder) == ["coco:139", "coco:285"]
 
 
-def test_other_lists(tmp_path: Path) -> None:
-    path = written(tmp_path / "old.txt", "# old\ncoco:0139  # a comment\nval2017/000000000285.jpg\nset/a.jpg\n17\n")
-    assert built(tmp_path, path) == ["set/a.jpg", "17", "coco:139", "coco:285"]
-
-
-# ------------------------------------------------------------------------------------------------ the list
-
-
 def test_the_list_says_where_its_entries_are_from(tmp_path: Path) -> None:
     refs = refs_file(tmp_path)
     first, second = (picture.number for picture in pictures()[1:3])
@@ -311,15 +218,6 @@ def test_the_list_says_where_its_entries_are_from(tmp_path: Path) -> None:
             "coco:9",
         ]
     assert lines == ["from refs(unc).p split testA, val: 5 images, 5 lines", "from other.json: 3 images, 1 lines"]
-
-
-def test_a_failure_leaves_the_old_list(tmp_path: Path) -> None:
-    built(tmp_path, refs_file(tmp_path))
-    before = (tmp_path / "list.txt").read_bytes()
-    with pytest.raises(RowsError, match=r"refs\(unc\)\.p: .*split tset.*train, val, testA, testB"):
-        built(tmp_path, tmp_path / "refs(unc).p", splits=("tset",))
-    assert (tmp_path / "list.txt").read_bytes() == before
-    assert not list(tmp_path.glob(".*partial*"))
 
 
 def test_a_source_is_not_written_over(tmp_path: Path) -> None:
@@ -343,7 +241,7 @@ def test_names_that_read_as_something_else_are_refused(tmp_path: Path, name: str
     [
         ("none.json", None, "none.json: no such file; check the path"),
         ("a.json", [], "a.json: "),
-        ("a.json", [7], "a.json: entry 0: '7' "),
+        ("a.json", [7], "a.json: entry 0: '7'"),
         ("a.json", {"info": {}, "licenses": []}, "neither images, scenes, annotations, questions, data nor"),
         ("a.json", "[1", "a.json: not complete JSON"),
         ("a.docx", "x", "a.docx: unknown kind of file"),
@@ -360,9 +258,6 @@ def test_bad_files(tmp_path: Path, name: str, content: Any, message: str) -> Non
     assert message in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------ the command
-
-
 def command(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["convert", "exclusion", *map(str, arguments)], env={"COLUMNS": "200"})
 
@@ -377,16 +272,46 @@ def test_command(tmp_path: Path) -> None:
     assert ids_in(tmp_path / "list.txt") == [f"coco:{pictures()[i].number}" for i in (1, 3, 4, 6)]
 
 
-def test_command_with_a_missing_file(tmp_path: Path) -> None:
-    done = command(tmp_path / "list.txt", tmp_path / "none.p")
-    assert done.exit_code == 2
-    assert done.stderr.startswith(f"error: {tmp_path}/none.p: ")
-    assert all(flag in command("--help").stdout for flag in ("--split", "--collection"))
+def test_names_are_compared_with_the_folders_that_both_say(tmp_path: Path) -> None:
+    """Other folders hold other images of the same name."""
+    built(tmp_path, written(tmp_path / "test.json", [{"file_name": "part_A/images/IMG_1.jpg"}, {"file_name": "b.jpg"}]))
+    excluded = read_exclusion(tmp_path / "list.txt")
+    for name in ("part_A/images/IMG_1.jpg", "x/part_A/images/IMG_1.jpg", "images\\IMG_1.jpg", "IMG_1.jpg", "any/b.jpg"):
+        assert excluded.holds("1", name)
+    for name in ("part_B/images/IMG_1.jpg", "train/IMG_1.jpg", "part_A/images/xIMG_1.jpg", "images/IMG_2.jpg"):
+        assert not excluded.holds("1", name)
 
 
-def test_the_entry_of_a_large_parquet_is_named(tmp_path: Path) -> None:
-    names: list[str | None] = [f"{i}.jpg" for i in range(70_000)]
-    names[66_000] = None
-    pq.write_table(pa.table({"file_name": names}), tmp_path / "large.parquet")
-    with pytest.raises(RowsError, match=r"large\.parquet: entry 66000: "):
-        built(tmp_path, tmp_path / "large.parquet")
+def test_visual_genome_is_known_by_both_of_its_numbers(tmp_path: Path) -> None:
+    url = "https://cs.stanford.edu/people/rak248/VG_100K_2/2410408.jpg"
+    data = [{"image_id": 2410408, "url": url, "coco_id": 139}, {"image_id": 7, "url": url[:-11] + "7.jpg"}]
+    assert built(tmp_path, written(tmp_path / "image_data.json", data)) == ["coco:139", "vg:7", "vg:2410408"]
+
+
+def test_other_lists(tmp_path: Path) -> None:
+    path = written(tmp_path / "old.txt", "# old\ncoco:0139  # a comment\nval2017/000000000285.jpg\nset/a.jpg\n17\n")
+    assert built(tmp_path, path) == ["set/a.jpg", "17", "coco:139", "coco:285"]
+
+
+@pytest.mark.parametrize(
+    ("line", "entry"),
+    [
+        ("coco:00139", "coco:139"),
+        ("139# a note", "139"),
+        ("139 # a.jpg", "139"),
+        ("a.jpg\t# note", "a.jpg"),
+        ("a#1.jpg", "a#1.jpg"),
+        ("000000000139", "139"),
+        ("000000000139.jpg", "coco:139"),
+        ("a:b.jpg", "a:b.jpg"),
+    ],
+)
+def test_lines_of_a_list(tmp_path: Path, line: str, entry: str) -> None:
+    (tmp_path / "list.txt").write_text(f"#{line}\n  \n{line}\n")
+    assert read_exclusion(tmp_path / "list.txt").ids == {entry}
+
+
+def test_numbers_of_one_set_mean_nothing_in_another() -> None:
+    excluded = Exclusion(["vg:139"])
+    assert not excluded.holds("139", "COCO_val2014_000000000139.jpg", ["coco:139"])
+    assert excluded.holds("139", "139.jpg", ["vg:139"])

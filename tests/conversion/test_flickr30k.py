@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from refused import bad_entry, mentions
-from scene_sets.base import canon_of, pictures, rows_in, target
-from scene_sets.regions import unions, write_flickr30k
+from scene_sets.base import rows_in, target
 
-from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import flickr30k
 from verl_visionr1.files import RowError, RowsError
 
@@ -62,37 +59,11 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------- rows
-
-
-def test_a_row(data: Dataset) -> None:
-    captions = ["[/EN#1/people A man] sleeps .", "Here lies [/EN#1/people/other the tired man] ."]
-    data.image(captions, [thing(1, box=(9, 17, 48, 40))])
-    found, _ = data.convert()
-    assert list(found) == ["A man", "the tired man"]
-    truth = target(found["A man"])
-    assert (truth.task, truth.size_wh, truth.labels) == ("grounding", WH, ("A man",))
-    row = found["the tired man"]
-    assert row["prompt"][0]["content"] == "<image>" + instruction("grounding", ["the tired man"])
-    assert row["data_source"] == "visionr1/flickr30k"
-    info = row["extra_info"]
-    assert (info["image_id"], info["file_name"], info["split"]) == (ID, f"{ID}.jpg", "train")
-    assert json.loads(info["source_ann"]) == {"chain": "1", "captions": [2]}
-
-
 def test_boxes_are_one_based_with_both_corners_inside(data: Dataset) -> None:
     data.image(["[/EN#1/other All] ."], [thing(1, box=(1, 1, *WH))])
     found, report = data.convert()
     assert target(found["All"]).boxes_xyxy == ((0, 0, *WH),)
     assert not report.ledger.notes["box clipped to its image"]
-
-
-def test_an_object_of_many_names(data: Dataset) -> None:
-    objects = [thing(1, 3, box=(1, 1, 10, 10)), thing(2, 3, box=(21, 1, 30, 10))]
-    data.image(["[/EN#1/people A man] and [/EN#2/people a woman] are [/EN#3/people two people] ."], objects)
-    found, _ = data.convert()
-    assert target(found["two people"]).boxes_xyxy == ((0, 0, 10, 10), (20, 0, 30, 10))
-    assert target(found["a woman"]).boxes_xyxy == ((20, 0, 30, 10),)
 
 
 @pytest.mark.parametrize(
@@ -105,22 +76,6 @@ def test_a_phrase_of_many_boxes(data: Dataset, boxes: str, expected: Any) -> Non
     assert target(found["a hat"]).boxes_xyxy == ((4, 4, 9, 9),)
     assert (target(found["Men"]).boxes_xyxy if "Men" in found else None) == expected
     assert report.ledger.left_out["phrase of many boxes (--boxes)"] == (boxes == "single")
-
-
-def test_one_box_given_twice_is_single(data: Dataset) -> None:
-    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 10, 10)), thing(1, 2, box=(1, 1, 10, 10))])
-    found, _ = data.convert(boxes="single")
-    assert target(found["A man"]).boxes_xyxy == ((0, 0, 10, 10),)
-
-
-def test_unions_of_scenes(tmp_path: Path) -> None:
-    arguments = write_flickr30k(pictures(), tmp_path)
-    options = flickr30k.Options(boxes="union")
-    found = rows_in(flickr30k.convert(*arguments, tmp_path / "out.parquet", options))
-    assert sorted(map(canon_of, found)) == sorted(unions(pictures()))
-
-
-# ---------------------------------------------------------------------------------------------- what is not asked for
 
 
 def test_phrases_without_a_place_are_counted(data: Dataset) -> None:
@@ -137,20 +92,6 @@ def test_phrases_without_a_place_are_counted(data: Dataset) -> None:
         "phrase without a box (nobndbox)": 1,
         "phrase of a chain that the xml does not have": 1,
     }
-
-
-def test_a_chain_with_a_box_and_a_flag_has_a_box(data: Dataset) -> None:
-    data.image(["[/EN#1/people A man] ."], [thing(1), thing(1, box=(1, 1, 9, 9))])
-    assert list(data.convert()[0]) == ["A man"]
-
-
-def test_repeats_over_captions_are_one_row(data: Dataset) -> None:
-    captions = [f"{words} ." for words in ("[/EN#1/people A man]", "[/EN#1/people a  man]", "[/EN#1/people the guy]")]
-    data.image(captions, [thing(1, box=(1, 1, 9, 9))])
-    found, report = data.convert()
-    assert list(found) == ["A man", "the guy"]
-    assert json.loads(found["A man"]["extra_info"]["source_ann"]) == {"chain": "1", "captions": [1, 2]}
-    assert report.ledger.notes["phrase repeated in another caption dropped"] == 1
 
 
 def test_words_for_several_chains_are_left_out(data: Dataset) -> None:
@@ -185,31 +126,16 @@ def test_splits_are_lists(data: Dataset) -> None:
         data.convert(split="../x")
 
 
-# ---------------------------------------------------------------------------------------------- bad and hostile input
-
-
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
 GOOD_SIZE = "<size><width>160</width><height>96</height></size>"
 BAD_XML = {
     "no size": ("<annotation/>", "malformed XML", "<size/width> is None"),
-    "size in words": (f"<annotation>{GOOD_SIZE.replace('96', 'x')}</annotation>", "malformed XML", "is 'x'"),
     "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "<name>"),
     "corner missing": (
         f"<annotation>{GOOD_SIZE}{thing(1, box=(1, 1, 9, '')).replace('<ymax></ymax>', '')}</annotation>",
         "malformed XML",
         "<ymax> is None",
     ),
-    "no extent": (
-        f"<annotation>{GOOD_SIZE}{thing(1, box=(9, 1, 8, 9))}</annotation>",
-        "box without extent",
-        "'A man' (chain 1): box = [8, 0, 8, 9]",
-    ),
-    "another size": (
-        f"<annotation>{GOOD_SIZE.replace('160', '320')}{thing(1, box=(1, 1, 9, 9))}</annotation>",
-        "annotated size differs",
-        "size_wh (320, 96)",
-    ),
-    "cut off": ("<annotation><size>", "malformed XML", "no element found"),
     "bomb": (BOMB, "hostile XML", "DTD"),
 }
 
@@ -227,17 +153,6 @@ def test_bad_xml_costs_only_its_image(data: Dataset, what: str) -> None:
     assert list(found) == ["A dog"]
 
 
-@pytest.mark.parametrize("which", ["Sentences/36979.txt", "Annotations/36979.xml"])
-def test_a_missing_file_costs_only_its_image(data: Dataset, which: str) -> None:
-    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
-    data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7")
-    (data.entities / which).unlink()
-    error, found, _ = bad_entry(data.convert)
-    assert str(error).startswith(f"{data.entities}/{which}: ")
-    assert error.kind == "annotation file unreadable"
-    assert list(found) == ["A dog"]
-
-
 @pytest.mark.parametrize("caption", ["[/EN#1/people A man .", "[/EN#x/people A man] .", "[/EN#1/people [A] man]", "a]"])
 def test_malformed_captions(data: Dataset, caption: str) -> None:
     data.image(["Nothing .", caption], [thing(1, box=(1, 1, 9, 9))])
@@ -245,13 +160,6 @@ def test_malformed_captions(data: Dataset, caption: str) -> None:
         data.convert()
     reason = f"36979.txt: caption 2: {caption!r}: a phrase is not of the form [/EN#1/people A man]; correct it"
     assert str(caught.value) == reason
-
-
-def test_ids_must_not_leave_the_folder(data: Dataset) -> None:
-    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
-    (data.entities / "train.txt").write_text("../../etc/passwd\n")
-    with pytest.raises(RowError, match=r"\.\."):
-        data.convert()
 
 
 def test_a_blank_caption_counts(data: Dataset) -> None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scene_sets.base import rows_in
 
-from verl_visionr1.conversion.datasets import clevr, coco, records, tallyqa, vlm_r1, yolo
+from verl_visionr1.conversion.datasets import records
 from verl_visionr1.conversion.image_files import find_below, find_image
-from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError
 
 WH = (160, 96)
@@ -130,78 +126,6 @@ def test_what_is_found_is_inside(some_images: Path, parts: list[str], separator:
     name = separator.join(parts)
     found = find_below(some_images, name)
     assert found is None or (found.is_file() and found.resolve().is_relative_to(some_images))
-
-
-# ---------------------------------------------------------------------------------------------- converters
-
-
-def _coco(name: str, folder: Path, images: Path) -> Report:
-    document = {
-        "images": [{"id": 1, "file_name": name, "width": WH[0], "height": WH[1]}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 16, 40, 24]}],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    (folder / "a.json").write_text(json.dumps(document))
-    return coco.convert(folder / "a.json", images, folder / "out.parquet", coco.Options(task="detection"))
-
-
-def _records(name: str, folder: Path, images: Path) -> Report:
-    (folder / "a.jsonl").write_text(json.dumps({"file": name, "what": "cat", "box": [8, 16, 48, 40]}))
-    columns = ["image=file", "phrase=what", "boxes=box"]
-    options = records.Options(column=columns, box_format="xyxy-abs", images_dir=images)
-    return records.convert(folder / "a.jsonl", folder / "out.parquet", options)
-
-
-def _one_list(entry: dict[str, Any], folder: Path) -> Path:
-    (folder / "a.json").write_text(json.dumps([entry]))
-    return folder / "a.json"
-
-
-def _tallyqa(name: str, folder: Path, images: Path) -> Report:
-    entry = {"question": "How many cats?", "answer": 2, "image": name, "question_id": 1}
-    return tallyqa.convert(_one_list(entry, folder), images, folder / "out.parquet")
-
-
-def _clevr(name: str, folder: Path, images: Path) -> Report:
-    thing = {"shape": "cube", "color": "red", "size": "large", "material": "metal", "pixel_coords": [20, 20, 1]}
-    (folder / "a.json").write_text(json.dumps({"scenes": [{"image_filename": name, "objects": [thing]}]}))
-    return clevr.convert([folder / "a.json"], images, folder / "out.parquet")
-
-
-def _vlm_r1(name: str, folder: Path, images: Path) -> Report:
-    entry = {"image": name, "normal_caption": "the cat", "solution": [8, 16, 48, 40], "bbox_list": [[8, 16, 48, 40]]}
-    return vlm_r1.convert(_one_list(entry, folder), images, folder / "out.parquet")
-
-
-def _yolo(name: str, folder: Path, images: Path) -> Report:
-    (folder / "train.txt").write_text(name + "\n")
-    (folder / "obj.names").write_text("cat\n")
-    (images / "train" / "a b.txt").write_text("0 0.5 0.5 0.5 0.5")
-    options = yolo.Options(images=folder / "train.txt", task="detection")
-    return yolo.convert(folder / "obj.names", folder / "out.parquet", options)
-
-
-Convert = Callable[[str, Path, Path], Report]
-
-
-@pytest.mark.parametrize("convert", [_coco, _records, _tallyqa, _clevr, _vlm_r1, _yolo])
-@pytest.mark.parametrize(
-    "name", [r"..\..\label-studio\media\train\a b.png", "/label-studio/data/train/a%20b.png", "{root}/train/A b.PNG"]
-)
-def test_converters_find_images(convert: Convert, name: str, tmp_path: Path) -> None:
-    path = picture(tmp_path / "train" / "a b.png")
-    row = rows_in(convert(name.format(root=tmp_path), tmp_path, tmp_path))[0]
-    assert row["images"] == [str(path)]
-
-
-@pytest.mark.parametrize("convert", [_coco, _records, _tallyqa, _clevr, _vlm_r1, _yolo])
-def test_converters_do_not_leave_the_folder(convert: Convert, tmp_path: Path) -> None:
-    picture(tmp_path / "secret.png")
-    inner = tmp_path / "set"
-    picture(inner / "train" / "a b.png")
-    with pytest.raises(RowError, match=r"backslashes") as caught:
-        convert(r"..\secret.png", inner, inner)
-    assert caught.value.kind == "file_name outside the images folder"
 
 
 def test_two_cases_of_one_name_are_two_images(tmp_path: Path) -> None:

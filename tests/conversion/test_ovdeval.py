@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from refused import bad_entry
 
-from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import ovdeval
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowsError
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
@@ -65,15 +64,6 @@ def asked(rows: list[dict[str, Any]]) -> list[tuple[tuple[str, ...], int]]:
     return [(tuple(target.categories), len(target.boxes_xyxy)) for target in targets]
 
 
-def test_an_image_is_asked_for_its_own_texts_only(data: Dataset) -> None:
-    """All categories of the file would make easy negatives of most."""
-    data.image(OFF, text=[OFF], neg_text=[ON])
-    data.image(CAT, text=[CAT], neg_text=[DOG])
-    rows, _ = data.convert(task="detection")
-    assert asked(rows) == [((OFF, ON), 1), ((CAT, DOG), 1)]
-    assert rows[0]["prompt"][0]["content"] == "<image>" + instruction("detection", [OFF, ON], allow_none=True)
-
-
 def test_all_negatives_of_the_set_are_rows_by_default(data: Dataset) -> None:
     data.image(OFF, text=[OFF], neg_text=[ON, DOG])
     data.image(text=[], neg_text=[CAT])
@@ -96,13 +86,6 @@ def test_share_of_negatives(data: Dataset) -> None:
     assert asked(data.convert(task="detection", negatives=0)[0]) == [((OFF, ON, DOG), 1)] * 6
 
 
-def test_count_zero(data: Dataset) -> None:
-    data.image(OFF, text=[OFF], neg_text=[ON])
-    rows, _ = data.convert(task="counting")
-    counts = [Target.from_json(row["reward_model"]["ground_truth"]).count for row in rows]
-    assert counts == [1, 0]
-
-
 def test_text_without_a_box_is_not_called_absent(data: Dataset) -> None:
     data.image(OFF, text=[OFF, CAT], neg_text=[ON])
     rows, report = data.convert()
@@ -115,13 +98,6 @@ def test_neg_text_with_a_box_is_there(data: Dataset) -> None:
     rows, report = data.convert(task="grounding")
     assert asked(rows) == [((OFF,), 1), ((ON,), 1)]
     assert report.ledger.notes[NEGATIVE_NOTE] == 1
-
-
-def test_box_of_what_the_texts_lack_is_counted(data: Dataset) -> None:
-    data.image(OFF, DOG, text=[OFF], neg_text=[ON])
-    rows, report = data.convert(task="detection")
-    assert asked(rows) == [((OFF, ON), 1)]
-    assert report.ledger.left_out["category with a box on an image whose texts lack it (--all-categories)"] == 1
 
 
 def test_all_categories(data: Dataset) -> None:
@@ -144,13 +120,7 @@ def test_plain_coco_is_refused(data: Dataset) -> None:
     [
         ({"text": "cat", "neg_text": []}, "malformed text", r"image id 1: text = 'cat'"),
         ({"text": ["cat"]}, "malformed text", r"image id 1: neg_text = 'None'"),
-        ({}, "malformed text", r"image id 1: text = 'None'"),
-        ({"text": ["cat"], "neg_text": [3]}, "malformed text", r"image id 1: neg_text = '\[3\]'"),
-        (
-            {"text": ["cat"], "neg_text": ["cow"]},
-            "unknown text",
-            r"neg_text: 'cow' ",
-        ),
+        ({"text": ["cat"], "neg_text": ["cow"]}, "unknown text", r"neg_text: 'cow' "),
     ],
 )
 def test_bad_texts(data: Dataset, texts: dict[str, Any], kind: str, message: str) -> None:
@@ -161,10 +131,3 @@ def test_bad_texts(data: Dataset, texts: dict[str, Any], kind: str, message: str
     assert re.search(message, str(error))
     assert asked(rows) == [((OFF, ON), 1)]
     assert report.ledger.left_out["image without a category that was checked"] == 1
-
-
-def test_hostile_file_name(data: Dataset) -> None:
-    data.image(OFF, text=[OFF], neg_text=[ON])
-    data.document["images"][0]["file_name"] = "../negation.json"
-    with pytest.raises(RowError, match=r"\.\."):
-        data.convert()

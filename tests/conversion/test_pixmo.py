@@ -15,7 +15,6 @@ from PIL import Image
 from refused import bad_entry
 
 from verl_visionr1.conversion.datasets import pixmo
-from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.files import RowsError
 from verl_visionr1.rows import read_rows, target_of
 
@@ -75,32 +74,6 @@ def source(tmp_path: Path) -> Source:
     return Source(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------- rows
-
-
-@pytest.mark.parametrize("written", [as_lists, as_structs])
-def test_both_layouts_of_points(source: Source, written: Any) -> None:
-    source.row(written(POINTS))
-    (row,), _ = source.convert()
-    truth = target_of(row)
-    assert (truth.count, truth.points_xy, truth.labels) == (2, tuple(POINTS), ("people", "people"))
-    assert row["prompt"][0]["content"] == (
-        "<image>How many people are there in the image? Answer with the number alone."
-    )
-    info = row["extra_info"]
-    assert (info["image_id"], info["file_name"]) == (sha(photo(0)), "https://example.org/0.jpg?x=1#y")
-    facts = {"file": "train-00000-of-00001.parquet", "point_unit": "pixel"}
-    assert json.loads(info["source_ann"]) == facts
-
-
-def test_pointing(source: Source) -> None:
-    source.row(as_lists(POINTS))
-    rows, _ = source.convert(task="both")
-    assert [target_of(row).task for row in rows] == ["counting", "pointing"]
-    assert target_of(rows[1]).points_xy == tuple(POINTS)
-    assert [row["data_source"] for row in rows] == ["visionr1/pixmo_counting", "visionr1/pixmo_pointing"]
-
-
 @pytest.mark.parametrize("nothing", [None, {"x": [], "y": []}])
 def test_evaluation_files_have_no_points(source: Source, nothing: Any) -> None:
     source.row(nothing, count=5)
@@ -121,25 +94,6 @@ def test_counts_of_zero_are_kept_and_allowed_for(source: Source) -> None:
     assert "If there is none" not in rows[0]["prompt"][0]["content"]
 
 
-def test_without_zeros_no_prompt_allows_for_them(source: Source) -> None:
-    source.row(as_structs(POINTS))
-    assert "If there is none" not in source.convert(task="pointing")[0][0]["prompt"][0]["content"]
-
-
-# ---------------------------------------------------------------------------------------------- images
-
-
-@pytest.mark.parametrize(
-    "file", ["{content}", "{content}.png", "{url}", "{url}.jpeg", "ab/{url}.jpg", "deep/er/{content}.tar.gz"]
-)
-def test_names_of_images(source: Source, file: str) -> None:
-    source.row(as_lists(POINTS), file=file)
-    (row,), _ = source.convert()
-    assert row["images"] == [
-        str(source.images / file.format(content=sha(photo(0)), url=sha(source.records[0]["image_url"])))
-    ]
-
-
 def test_dead_links_are_left_out(source: Source) -> None:
     source.row(as_lists(POINTS))
     source.row(as_lists(POINTS), file=None)
@@ -158,52 +112,9 @@ def test_image_that_has_changed_is_left_out(source: Source) -> None:
     assert len(source.convert(verify_images=False)[0]) == 2
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_rows_without_sha256_are_taken(source: Source, nothing: str | None) -> None:
-    source.row(as_lists(POINTS), file="{url}", image_sha256=nothing)
-    (row,), _ = source.convert()
-    assert row["extra_info"]["image_id"] == sha(source.records[0]["image_url"])
-
-
-def test_nothing_fetched(source: Source) -> None:
-    source.row(as_lists(POINTS), file=None)
-    with pytest.raises(RowsError, match="1 x row"):
-        source.convert(point_unit="pixel")
-    with pytest.raises(RowsError, match=r"none: .*IMAGES_DIR"):
-        pixmo.convert([source.path()], source.folder / "none", source.out)
-
-
-@pytest.mark.parametrize("listed", ["image_url", "image_sha256"])
-def test_hold_out_by_url_or_sha256(source: Source, listed: str) -> None:
-    source.row(as_lists(POINTS))
-    source.row(as_lists(POINTS), label="dogs")
-    (source.folder / "ids.json").write_text(json.dumps([source.records[0][listed]]))
-    rows, report = source.convert(exclude_image_ids=source.folder / "ids.json")
-    assert [target_of(row).categories for row in rows] == [("dogs",)]
-    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 1
-
-
-# ---------------------------------------------------------------------------------------------- unit of points
-
-
 def grid(width: float, height: float, n: int = 30) -> list[tuple[float, float]]:
     """Points all over an image of this size."""
     return [(width * (i % 6 + 0.5) / 6, height * (i // 6 + 0.5) / 5) for i in range(n)]
-
-
-def test_percent_is_seen(source: Source) -> None:
-    source.row(as_structs(grid(100, 100)))
-    (row,), report = source.convert()
-    assert sorted(target_of(row).points_xy) == sorted((round(x, 2), round(y, 2)) for x, y in grid(*WH))
-    assert json.loads(row["extra_info"]["source_ann"])["point_unit"] == "percent"
-    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
-    assert facts["point_units"] == "percent"
-
-
-def test_pixels_are_seen(source: Source) -> None:
-    source.row(as_structs(grid(*WH)))
-    (row,), _ = source.convert()
-    assert json.loads(row["extra_info"]["source_ann"])["point_unit"] == "pixel"
 
 
 def test_each_file_has_its_own_unit(source: Source) -> None:
@@ -244,38 +155,12 @@ def test_few_small_numbers_fit_both_units(source: Source) -> None:
     assert target_of(row).points_xy == ((128, 144), (320, 460.8))
 
 
-def test_wide_images_decide_among_thumbnails() -> None:
-    evidence = PointEvidence()
-    for _ in range(200):
-        evidence.add(grid(90, 90), (90, 90))
-    with pytest.raises(RowsError, match=r"pixels .*percent"):
-        evidence.percent_or_pixel("train.parquet")
-    evidence.add(grid(*WH), WH)
-    assert evidence.percent_or_pixel("train.parquet") == "pixel"
-    evidence = PointEvidence()
-    for size in [(90, 90)] * 200 + [WH]:
-        evidence.add(grid(90, 90), size)
-    assert evidence.percent_or_pixel("train.parquet") == "percent"
-
-
-def test_numbers_of_another_frame_fit_neither_unit(source: Source) -> None:
-    source.row(as_structs(grid(1000, 1000)))
-    with pytest.raises(RowsError, match=r"60 numbers .*916"):
-        source.convert()
-
-
-# ---------------------------------------------------------------------------------------------- bad rows
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"label": None}, "label"),
-        ({"image_url": ""}, "image_url"),
         ({"count": 3}, "row 1 ('people'): count is 3, points are 2"),
-        ({"count": -1}, "count '-1'"),
         ({"points": {"x": [1.0, 2.0], "y": [3.0]}}, "point"),
-        ({"points": {"x": [1.0, float("inf")], "y": [3.0, 4.0]}}, "point [inf, 4.0]"),
     ],
 )
 def test_bad_rows(source: Source, change: dict[str, Any], message: str) -> None:
@@ -288,27 +173,27 @@ def test_bad_rows(source: Source, change: dict[str, Any], message: str) -> None:
     assert len(rows) == 1
 
 
-def test_count_that_is_missing_is_that_of_the_points(source: Source) -> None:
-    source.row(as_lists(POINTS), count=None)
-    assert target_of(source.convert()[0][0]).count == 2
-
-
-def test_garbled_image_costs_its_row_alone(source: Source) -> None:
-    source.row(as_lists(POINTS))
-    source.row(as_lists(POINTS), image_sha256=None, file="{url}")
-    (source.images / sha(source.records[1]["image_url"])).write_bytes(b"<html>404</html>")
-    rows, report = source.convert(on_error="skip")
-    assert (len(rows), report.ledger.skipped) == (1, {"image unreadable": 1})
-
-
-def test_answer_format_must_fit_both_tasks() -> None:
-    with pytest.raises(RowsError, match=r"--answer-format count: .*pointing"):
-        pixmo.Options(task="both", answer_format="count")
-
-
 @pytest.mark.parametrize(("unit", "stray"), [("pixel", (700.0, 4.0)), ("percent", (101.0, 4.0))])
 def test_a_point_outside_is_counted_without_its_place(source: Source, unit: str, stray: tuple[float, float]) -> None:
     source.row(as_lists([(50.0, 50.0), stray]))
     (row,), report = source.convert(point_unit=unit)
     assert (target_of(row).count, len(target_of(row).points_xy)) == (2, 1)
     assert report.ledger.notes["point outside its image: counted without its place"] == 1
+
+
+@pytest.mark.parametrize(
+    "file", ["{content}", "{content}.png", "{url}", "{url}.jpeg", "ab/{url}.jpg", "deep/er/{content}.tar.gz"]
+)
+def test_names_of_images(source: Source, file: str) -> None:
+    source.row(as_lists(POINTS), file=file)
+    (row,), _ = source.convert()
+    assert row["images"] == [
+        str(source.images / file.format(content=sha(photo(0)), url=sha(source.records[0]["image_url"])))
+    ]
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_rows_without_sha256_are_taken(source: Source, nothing: str | None) -> None:
+    source.row(as_lists(POINTS), file="{url}", image_sha256=nothing)
+    (row,), _ = source.convert()
+    assert row["extra_info"]["image_id"] == sha(source.records[0]["image_url"])

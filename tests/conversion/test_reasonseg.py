@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from refused import bad_entry, mentions
 from scene_sets.base import opened, rows_in, target
 
-from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.datasets import reasonseg
-from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.masks import Mask
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -82,38 +79,6 @@ def boxes(row: dict[str, Any]) -> list[tuple[float, ...]]:
     return [tuple(box) for box in target(row).boxes_xyxy]
 
 
-# ------------------------------------------------------------------------------------------------ good rows
-
-
-def test_one_row_for_each_text(data: Dataset) -> None:
-    data.add(text=("the tool", "  the   thing to cut with "))
-    found, _ = data.convert()
-    instruct = FORMATS["qwen-json"].instruct
-    assert instruct is not None
-    assert [row["prompt"][0]["content"] for row in found] == [
-        "<image>" + instruct("grounding", ["the tool"]),
-        "<image>" + instruct("grounding", ["the thing to cut with"]),
-    ]
-    assert [boxes(row) for row in found] == [[(10, 20, 50, 60)]] * 2
-    facts = found[1]["extra_info"]
-    assert (facts["image_id"], facts["file_name"]) == ("1_abc_o", "1_abc_o.jpg")
-    assert json.loads(facts["source_ann"]) == {"file": "1_abc_o.json", "text": 1, "is_sentence": False}
-
-
-def test_a_sentence_is_asked_as_it_stands(data: Dataset) -> None:
-    question = "What do you cut bread with?"
-    data.add(text=(question,), is_sentence=True)
-    (row,), _ = data.convert()
-    assert row["prompt"][0]["content"] == f"<image>{question} Output the coordinates in JSON format."
-    assert target(row).labels == (question,)
-
-
-def test_a_single_text_that_is_no_list(data: Dataset) -> None:
-    data.add(text="the tool")
-    (row,), _ = data.convert()
-    assert target(row).labels == ("the tool",)
-
-
 def test_union_of_all_polygons_or_a_box_of_each(data: Dataset) -> None:
     data.add(shape(A), shape(B))
     (row,), _ = data.convert()
@@ -137,14 +102,6 @@ def test_ignore_polygons_are_neither_right_nor_wrong(data: Dataset) -> None:
     assert target(row).ignore_xyxy == ((90, 30, 120, 80),)
 
 
-def test_other_labels_are_the_target(data: Dataset) -> None:
-    """LISA's reader asks for "flag" and "ignore" only."""
-    data.add(shape(A, "knife"), shape(B, "Ignored"))
-    (row,), _ = data.convert()
-    assert boxes(row) == [(10, 20, 50, 60)]
-    assert len(target(row).ignore_xyxy) == 1
-
-
 def test_cp1252(data: Dataset) -> None:
     path = data.add(text=("the caf\xe9\x92s sign".replace("\x92", "\u2019"),), encoding="cp1252")
     assert b"caf\xe9\x92s" in path.read_bytes()
@@ -164,13 +121,6 @@ def test_polygons_are_drawn_on_the_upright_image(data: Dataset, exif: int) -> No
     assert opened(row).size == ((96, 160) if exif == 6 else WH)
 
 
-def test_points_outside_are_clipped(data: Dataset) -> None:
-    data.add(shape([[-4, 20], [50.5, 20], [50.5, 99]]))
-    (row,), report = data.convert()
-    assert boxes(row) == [(0, 20, 50.5, 96)]
-    assert report.ledger.notes["box clipped to its image"] == 1
-
-
 def test_pointing_keeps_the_masks(data: Dataset) -> None:
     data.add(shape(A), shape(B))
     (row,), _ = data.convert(task="pointing")
@@ -181,41 +131,11 @@ def test_pointing_keeps_the_masks(data: Dataset) -> None:
     assert len(target(row).masks) == 2
 
 
-def test_masks_lie_on_their_pixels(data: Dataset) -> None:
-    data.add(shape(A))
-    (row,), _ = data.convert(task="pointing")
-    ys, xs = np.nonzero(np.asarray(opened(row))[:, :, 0] > 200)
-    assert (xs.min(), ys.min(), xs.max(), ys.max()) == boxes(row)[0]  # Pillow paints the far corner too, as cv2
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png"])
-def test_suffixes_of_images(data: Dataset, suffix: str) -> None:
-    data.add(suffix=suffix)
-    (row,), _ = data.convert()
-    assert row["images"] == [str(data.folder / f"1_abc_o{suffix}")]
-
-
-def test_the_folder_of_all_splits(data: Dataset) -> None:
-    data.add()
-    (data.root / "explanatory").mkdir()
-    (data.root / "explanatory" / "train.json").write_text("[]")
-    (row,), _ = data.convert(data.root)
-    assert row["extra_info"]["split"] == "train"
-    with pytest.raises(RowsError, match=r"ReasonSeg: .*ReasonSeg/train.*--split"):
-        data.convert(data.root, split="val")
-
-
-# ------------------------------------------------------------------------------------------------ bad files
-
-
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [
         ([shape(B, "ignore")], ""),
-        (
-            [shape([[9, 9], [20, 9]], shape_type="circle")],
-            "shape 'target' of type circle with 2 points",
-        ),
+        ([shape([[9, 9], [20, 9]], shape_type="circle")], "shape 'target' of type circle with 2 points"),
         ([shape([])], "shape 'target' of type polygon with 0 points"),
         ([{"label": "target"}], "Object missing required field `points`"),
         ([shape([[1, 2, 3]])], "Expected `array` of length 2 - at `$.shapes[0].points[0]`"),
@@ -224,41 +144,3 @@ def test_the_folder_of_all_splits(data: Dataset) -> None:
 def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
     path = data.add(*shapes)
     data.bad(f"{path}: {reason}")
-
-
-def test_a_point_is_no_box(data: Dataset) -> None:
-    data.add(shape([[9, 9]]))
-    data.bad("1_abc_o.json: text 0: box = [9.0, 9.0, 9.0, 9.0]")
-
-
-def test_a_line_is_no_mask(data: Dataset) -> None:
-    data.add(shape([[9, 9], [20, 30]]))
-    data.bad(
-        "1_abc_o.json: text 0: polygons[0] = (9.0, 9.0, 20.0, 30.0)",
-        task="pointing",
-    )
-
-
-def test_empty_text(data: Dataset) -> None:
-    data.add(text=(" ",))
-    data.bad("1_abc_o.json: text 0: empty; remove it")
-
-
-def test_a_garbled_json(data: Dataset) -> None:
-    path = data.add()
-    path.write_bytes(path.read_bytes()[:-4])
-    data.bad(f"{path}: Input data was truncated")
-
-
-def test_bytes_of_no_encoding(data: Dataset) -> None:
-    path = data.add()
-    path.write_bytes(path.read_bytes().replace(b"the tool", b"the \x81\xff"))
-    with pytest.raises(RowError, match=r"1_abc_o\.json: .*0x81"):
-        data.convert()
-
-
-def test_deep_nesting_does_no_harm(data: Dataset) -> None:
-    path = data.add()
-    path.write_text('{"text": ' + "[" * 100_000)
-    with pytest.raises(RowError, match=r"1_abc_o\.json: "):
-        data.convert()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +12,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 from verl_visionr1.cli import app
-from verl_visionr1.conversion.scenes import (
-    CATEGORIES,
-    CATEGORY_IDS,
-    COLOURS,
-    Scene,
-    SceneObject,
-    draw_scene,
-    scene_rng,
-    write_split,
-)
+from verl_visionr1.conversion.scenes import CATEGORIES, COLOURS, SceneObject, draw_scene, scene_rng, write_split
 
 SIZES_WH = ((128, 128), (160, 96), (64, 200), (32, 32))
 
 
-def colour_mask(pixels: np.ndarray, colour: str, tolerance: int = 0) -> np.ndarray:
+def colour_mask(pixels: np.ndarray, colour: str) -> np.ndarray:
     """(height, width) bool: which pixels have that colour; found without the generator's own masks."""
     distance = np.abs(pixels.astype(int) - np.array(COLOURS[colour])).max(axis=2)
-    return distance <= tolerance
+    return distance == 0
 
 
-def measure(pixels: np.ndarray, item: SceneObject, tolerance: int = 0) -> tuple[int, int, int, int]:
+def measure(pixels: np.ndarray, item: SceneObject) -> tuple[int, int, int, int]:
     """The box of the object's colour around the object: its box grown by one pixel (objects are two apart)."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = item.box_xyxy
     near = np.zeros((height, width), bool)
     near[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
-    rows, columns = np.nonzero(colour_mask(pixels, item.category.split()[0], tolerance) & near)
+    rows, columns = np.nonzero(colour_mask(pixels, item.category.split()[0]) & near)
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), size_wh=st.sampled_from(SIZES_WH))
 def test_boxes_and_areas_are_those_of_the_pixels(seed: int, size_wh: tuple[int, int]) -> None:
     image, scene = draw_scene(scene_rng(seed, "train", 0), size_wh=size_wh)
@@ -62,7 +50,7 @@ def test_boxes_and_areas_are_those_of_the_pixels(seed: int, size_wh: tuple[int, 
         assert int(colour_mask(pixels, colour).sum()) == areas
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), size_wh=st.sampled_from(SIZES_WH))
 def test_objects_lie_inside_apart_and_in_the_size_range(seed: int, size_wh: tuple[int, int]) -> None:
     scene = draw_scene(scene_rng(seed, "val", 1), size_wh=size_wh)[1]
@@ -78,30 +66,12 @@ def test_objects_lie_inside_apart_and_in_the_size_range(seed: int, size_wh: tupl
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
-def test_shapes_can_be_told_apart_by_how_much_of_their_box_they_fill() -> None:
-    fills: dict[str, list[float]] = {"circle": [], "square": [], "triangle": []}
-    for index in range(150):
-        for item in draw_scene(scene_rng(0, "train", index))[1].objects:
-            left, top, right, bottom = item.box_xyxy
-            fills[item.category.split()[1]].append(item.area / ((right - left) * (bottom - top)))
-    assert {
-        shape: (min(f) > low, max(f) < high)
-        for (shape, f), low, high in zip(fills.items(), (0.7, 0.999, 0.4), (0.9, 1.001, 0.65), strict=True)
-    } == dict.fromkeys(fills, (True, True))
-
-
 def test_the_scenes_are_varied() -> None:
-    scenes = [draw_scene(scene_rng(0, "train", index))[1] for index in range(300)]
+    scenes = [draw_scene(scene_rng(0, "train", index))[1] for index in range(120)]
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3}
     assert {item.category for scene in scenes for item in scene.objects} == set(CATEGORIES)
     assert max(len(scene.of(name)) for scene in scenes for name in CATEGORIES) == 3
     assert all(any(not scene.of(name) for name in CATEGORIES) for scene in scenes)  # something absent to ask for
-
-
-def test_bounds_of_the_number_of_objects() -> None:
-    counts = {len(draw_scene(scene_rng(0, "train", i), objects_min=0, objects_max=1)[1].objects) for i in range(50)}
-    assert counts == {0, 1}
-    assert draw_scene(scene_rng(0, "train", 0), objects_min=0, objects_max=0)[1].objects == ()
 
 
 @pytest.mark.parametrize(
@@ -117,13 +87,6 @@ def test_impossible_scenes_are_refused(options: dict[str, Any], message: str) ->
         draw_scene(scene_rng(0, "train", 0), **options)
 
 
-def test_ids_are_sparse_and_unique() -> None:
-    ids = list(CATEGORY_IDS.values())
-    assert len(CATEGORIES) == len(set(ids)) == 12
-    assert ids == sorted(ids)
-    assert ids != list(range(ids[0], ids[0] + len(ids)))
-
-
 def digests(directory: Path) -> dict[str, str]:
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -133,20 +96,19 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def test_same_seed_same_bytes_and_splits_differ(tmp_path: Path) -> None:
-    for name, seed, count in (("a", 0, 12), ("b", 0, 12), ("longer", 0, 20), ("other", 1, 12)):
+    for name, seed, count in (("a", 0, 4), ("b", 0, 4), ("longer", 0, 6), ("other", 1, 4)):
         for split in ("train", "val"):
             write_split(tmp_path / name, split, count=count, seed=seed)
     a, b, longer, other = (digests(tmp_path / name) for name in ("a", "b", "longer", "other"))
     assert a == b
     pictures = {name: digest for name, digest in a.items() if name.endswith(".png")}
-    assert len(set(pictures.values())) == 24  # no scene twice, in a split or across them
+    assert len(set(pictures.values())) == 8  # no scene twice, in a split or across them
     assert pictures.items() <= longer.items()
     assert not set(pictures.values()) & set(other.values())
 
 
-@pytest.mark.parametrize(("image_format", "kind"), [("png", "PNG"), ("jpeg", "JPEG")])
-def test_the_dataset_is_coco_and_its_boxes_are_in_the_files(tmp_path: Path, image_format: str, kind: str) -> None:
-    path = write_split(tmp_path, "val", count=15, seed=3, image_format=image_format, size_wh=(160, 96))
+def test_the_dataset_is_coco_and_its_boxes_are_in_the_files(tmp_path: Path) -> None:
+    path = write_split(tmp_path, "val", count=15, seed=3, size_wh=(160, 96))
     assert path == tmp_path / "annotations" / "instances_val.json"
     coco = json.loads(path.read_text())
     names = {category["id"]: category["name"] for category in coco["categories"]}
@@ -157,30 +119,16 @@ def test_the_dataset_is_coco_and_its_boxes_are_in_the_files(tmp_path: Path, imag
     for annotation in coco["annotations"]:
         record = images[annotation["image_id"]]
         with Image.open(tmp_path / "val" / record["file_name"]) as image:
-            assert image.format == kind
             assert image.size == (record["width"], record["height"]) == (160, 96)
             pixels = np.asarray(image.convert("RGB"))
         left, top, width, height = annotation["bbox"]
         item = SceneObject(names[annotation["category_id"]], (left, top, left + width, top + height), 0)
-        tolerance, slack = (0, 0) if image_format == "png" else (45, 1)  # JPEG blurs edges
-        measured = measure(pixels, item, tolerance)
-        assert max(abs(m - b) for m, b in zip(measured, item.box_xyxy, strict=True)) <= slack
+        assert measure(pixels, item) == item.box_xyxy
         assert annotation["iscrowd"] == 0
         assert 0 < annotation["area"] <= width * height
 
 
-def test_pycocotools_reads_it(tmp_path: Path) -> None:
-    path = write_split(tmp_path, "train", count=5, seed=0)
-    with redirect_stdout(io.StringIO()):
-        coco = COCO(str(path))
-    assert len(coco.getImgIds()) == 5
-    assert len(coco.getAnnIds(imgIds=coco.getImgIds()[:1])) >= 1
-    assert sorted(coco.getCatIds()) == sorted(CATEGORY_IDS.values())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"split": "test"}, "'test'"), ({"image_format": "bmp"}, "'bmp'"), ({"count": -1}, "-1")]
-)
+@pytest.mark.parametrize(("options", "message"), [({"split": "test"}, "'test'"), ({"count": -1}, "-1")])
 def test_impossible_datasets_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     split = options.pop("split", "train")
     with pytest.raises(ValueError, match=message):
@@ -193,12 +141,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "instances_train.json: 3 scenes" in done.stdout
     assert len(list((tmp_path / "out" / "train").glob("*.png"))) == 3
-    bad = CliRunner().invoke(app, [*command[:3], "--image-format", "gif"])
+    bad = CliRunner().invoke(app, [*command[:3], "--size", "9", "9"])
     assert bad.exit_code == 2
-    assert "image_format = 'gif'" in bad.stderr
-
-
-def test_of_takes_one_category() -> None:
-    red, blue = SceneObject("red circle", (0, 0, 5, 5), 20), SceneObject("blue square", (8, 8, 12, 12), 16)
-    assert Scene((32, 32), (red, blue)).of("red circle") == (red,)
-    assert Scene((32, 32), (red, blue)).of("green circle") == ()
+    assert "size_wh = (9, 9)" in bad.stderr

@@ -13,7 +13,6 @@ from refused import bad_entry
 from scene_sets.counts import save_heads
 from scipy.io import savemat
 
-from verl_visionr1.conversion import exclusion
 from verl_visionr1.conversion.datasets import shanghaitech
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
@@ -76,13 +75,6 @@ def test_pointing_asks_for_heads(source: Source) -> None:
     assert target_of(rows[1]).labels == ("head", "head")
 
 
-@pytest.mark.parametrize("truth", ["ground-truth", "ground_truth"])
-def test_names_of_the_folder(tmp_path: Path, truth: str) -> None:
-    source = Source(tmp_path, truth)
-    source.crowd(1, HEADS)
-    assert len(source.convert()[0]) == 1
-
-
 def test_splits(source: Source) -> None:
     source.crowd(1, HEADS)
     source.crowd(1, HEADS[:1], split="test")
@@ -101,21 +93,6 @@ def test_images_come_in_the_order_of_their_numbers(source: Source) -> None:
     assert names == [f"IMG_{number}.jpg" for number in (1, 2, 9, 10)]
 
 
-def test_grey_images_stay_grey(source: Source) -> None:
-    source.crowd(1, HEADS, mode="L")
-    (row,), report = source.convert()
-    assert row["images"] == [str(source.part / "train_data" / "images" / "IMG_1.jpg")]
-    assert not any(kind.startswith("image:") for kind in report.ledger.notes)
-
-
-def test_max_instances_is_for_crowds(source: Source) -> None:
-    source.crowd(1, [(i % 79 + 1, i // 79 + 1) for i in range(200)])
-    source.crowd(2, [(i % 79 + 1, i // 79 + 1) for i in range(201)])
-    rows, report = source.convert()
-    assert [target_of(row).count for row in rows] == [200]
-    assert report.ledger.left_out["counting row with more than 200 objects (--max-instances)"] == 1
-
-
 def test_person_over_the_edge_is_counted(source: Source) -> None:
     source.crowd(1, [*HEADS, (81.9, 30), (85, 30)])
     (row,), report = source.convert()
@@ -124,13 +101,6 @@ def test_person_over_the_edge_is_counted(source: Source) -> None:
     assert report.ledger.notes["point outside its image: counted without its place"] == 1
     with pytest.raises(RowError, match=r"GT_IMG_1\.mat: point = \[84\.0, 29\.0\].*\(80, 60\)"):
         source.convert(task="pointing")
-
-
-def test_image_without_people(source: Source) -> None:
-    source.crowd(1, [])
-    (row,), report = source.convert()
-    assert target_of(row).count == 0
-    assert report.negatives == {"counting": 1}
 
 
 def test_image_without_annotation_is_noted(source: Source) -> None:
@@ -167,19 +137,3 @@ def test_number_must_be_that_of_the_points(source: Source) -> None:
     cell[0, 0] = inner
     savemat(source.crowd(1, None), {"image_info": cell})
     source.bad("GT_IMG_1.mat: number is 4, points are 3")
-
-
-def test_point_that_is_no_number(source: Source) -> None:
-    source.crowd(1, [(float("nan"), 3)])
-    source.bad("point [nan, 3.0]")
-
-
-def test_exclusion_tells_splits_apart(source: Source, tmp_path: Path) -> None:
-    """Each split, and each part, has an `IMG_1.jpg`."""
-    source.crowd(1, HEADS)
-    source.crowd(1, HEADS, split="test")
-    source.convert(split="test")
-    exclusion.build(tmp_path / "list.txt", [source.out])
-    assert len(source.convert(exclude_image_ids=tmp_path / "list.txt")[0]) == 1
-    with pytest.raises(RowsError, match=r"1 x .*--exclude-image-ids"):
-        source.convert(split="test", exclude_image_ids=tmp_path / "list.txt")

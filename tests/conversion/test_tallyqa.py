@@ -11,7 +11,7 @@ from PIL import Image
 from refused import bad_entry, mentions
 
 from verl_visionr1.conversion.datasets import tallyqa
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowsError
 from verl_visionr1.rows import read_rows, target_of
 
 BUS = {
@@ -53,20 +53,6 @@ def source(tmp_path: Path) -> Source:
     return Source(tmp_path)
 
 
-def test_row(source: Source) -> None:
-    (row,), _ = source.convert(BUS, split="test")
-    assert row["prompt"][0]["content"] == (
-        "<image>How many headlights does the black bus have? Answer with the number alone."
-    )
-    truth = target_of(row)
-    assert (truth.task, truth.count, truth.size_wh, truth.categories) == ("counting", 4, (40, 30), ())
-    assert row["data_source"] == "visionr1/tallyqa"
-    info = row["extra_info"]
-    assert (info["image_id"], info["file_name"], info["split"]) == ("92410408", BUS["image"], "test")
-    facts = {"question_id": 30095774, "data_source": "imported_genome", "issimple": False}
-    assert json.loads(info["source_ann"]) == {"file": "test.json", **facts}
-
-
 def test_zero_is_an_answer_and_kept(source: Source) -> None:
     rows, report = source.convert({**BUS, "answer": 0}, {**BUS, "question": "How many wheels?"})
     assert [target_of(row).count for row in rows] == [0, 4]
@@ -82,43 +68,12 @@ def test_similar_questions_of_an_image_become_one(source: Source) -> None:
     assert report.ledger.notes["question repeated for its image with the same answer"] == 1
 
 
-def test_questions_of_one_image_under_two_names_are_compared(source: Source) -> None:
-    wheels = {**BUS, "question": "How many wheels?"}
-    (row,), report = source.convert(BUS, {**BUS, "image": f"./{BUS['image']}", "answer": 2}, wheels)
-    assert row["prompt"][0]["content"].startswith("<image>How many wheels?")
-    assert report.ledger.left_out["question repeated for its image with another answer"] == 2
-
-
 def test_similar_questions_with_other_answers_are_left_out(source: Source) -> None:
     other = {**BUS, "question": "How many headlights does the black bus have", "answer": 2}
     elsewhere = {**BUS, "image": "train2014/COCO_train2014_000000000139.jpg", "answer": 2}
     rows, report = source.convert(BUS, elsewhere, other)
     assert [row["extra_info"]["file_name"] for row in rows] == [elsewhere["image"]]
     assert report.ledger.left_out["question repeated for its image with another answer"] == 2
-
-
-def test_questions_of_an_image_are_brought_together(source: Source) -> None:
-    second = {**BUS, "image": "VG_100K/7.jpg"}
-    rows, _ = source.convert(BUS, second, {**BUS, "question": "How many wheels?"})
-    assert [row["extra_info"]["file_name"] for row in rows] == [BUS["image"], BUS["image"], second["image"]]
-
-
-@pytest.mark.parametrize(
-    ("image", "listed"),
-    [
-        ("VG_100K/2410408.jpg", "vg:2410408"),
-        ("VG_100K_2/2410408.jpg", "vg:2410408"),
-        ("val2014/COCO_val2014_000000000139.jpg", "coco:139"),
-        ("train2014/COCO_train2014_000000000139.jpg", "coco:139"),
-    ],
-)
-def test_exclusion_by_visual_genome_and_coco(source: Source, image: str, listed: str) -> None:
-    (source.folder / "ids.txt").write_text(f"{listed}\n")
-    rows, report = source.convert(
-        BUS | {"image": image}, BUS | {"image": "VG_100K/5.jpg"}, exclude_image_ids=source.folder / "ids.txt"
-    )
-    assert [row["extra_info"]["file_name"] for row in rows] == ["VG_100K/5.jpg"]
-    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 1
 
 
 def test_simple_only(source: Source) -> None:
@@ -140,19 +95,7 @@ def test_train_has_no_issimple(source: Source) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"answer": "many"}, "count 'many'"),
-        ({"answer": 2.5}, "count '2.5'"),
-        ({"answer": -1}, "count '-1'"),
-        ({"answer": True}, "count 'True'"),
-        ({"answer": None}, "count 'None'"),
-        ({"question": " "}, "question"),
-        ({"image": None}, "image"),
-        (
-            {"image": "../../etc/passwd"},
-            "file_name '../../etc/passwd'",
-        ),
-    ],
+    [({"answer": "many"}, "count 'many'"), ({"question": " "}, "question"), ({"image": None}, "image")],
 )
 def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> None:
     error, rows, _ = bad_entry(source.convert, BUS, {**BUS, **change, "question_id": 8})
@@ -161,13 +104,8 @@ def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> No
     assert len(rows) == 1
 
 
-def test_entry_that_is_no_object(source: Source) -> None:
-    with pytest.raises(RowError, match=r"test\.json: entry 1: '7'"):
-        source.convert(BUS, 7)
-
-
-def test_file_that_is_no_list(source: Source) -> None:
-    path = source.path(BUS)
-    path.write_text("{}")
-    with pytest.raises(RowsError, match="dict"):
-        tallyqa.convert(path, source.folder / "images", source.folder / "out.parquet")
+def test_questions_of_one_image_under_two_names_are_compared(source: Source) -> None:
+    wheels = {**BUS, "question": "How many wheels?"}
+    (row,), report = source.convert(BUS, {**BUS, "image": f"./{BUS['image']}", "answer": 2}, wheels)
+    assert row["prompt"][0]["content"].startswith("<image>How many wheels?")
+    assert report.ledger.left_out["question repeated for its image with another answer"] == 2

@@ -78,9 +78,6 @@ def kit(tmp_path: Path) -> Devkit:
     return Devkit(tmp_path / "VOC2012")
 
 
-# ---------------------------------------------------------------------------------------------- boxes
-
-
 def test_voc_is_one_based_and_holds_its_last_pixel(kit: Devkit) -> None:
     kit.add("2007_000027", voc_object("red box", A_VOC))
     (truth,), report = kit.convert()
@@ -100,40 +97,12 @@ def test_zero_based_xml_is_taken_as_it_is(kit: Devkit) -> None:
     assert truth.boxes_xyxy == (A,)
 
 
-def test_whole_image_in_both_countings(kit: Devkit) -> None:
-    kit.add("a", voc_object("red box", (1, 1, *WH)))
-    assert kit.convert()[0][0].boxes_xyxy == ((0, 0, *WH),)
-    kit.xml("a", voc_object("red box", (0, 0, *WH)))
-    (truth,), report = kit.convert(zero_based=True)
-    assert truth.boxes_xyxy == ((0, 0, *WH),)
-    assert not +report.ledger.notes
-
-
-def test_a_zero_in_one_based_xml_is_noted(kit: Devkit) -> None:
-    kit.add("a", voc_object("red box", (0, 17, 48, 40)), voc_object("red box", (1, 1, 9, 9)))
-    (truth,), report = kit.convert()
-    assert truth.boxes_xyxy == ((0, 0, 9, 9), (0, 16, 48, 40))
-    (note,) = [note for note in +report.ledger.notes if "--zero-based" in note]
-    assert report.ledger.notes[note] == 1
-
-
 def test_part_boxes_are_not_objects(kit: Devkit) -> None:
     part = voc_object("head", (2, 2, 5, 5)).replace("object>", "part>")
     person = voc_object("person", A_VOC).replace("<bndbox>", f"{part}<bndbox>")
     kit.add("a", person)
     (truth,), _ = kit.convert()
     assert (truth.labels, truth.categories, truth.boxes_xyxy) == (("person",), ("person",), (A,))
-
-
-def test_an_object_with_parts_only_has_no_box(kit: Devkit) -> None:
-    part = voc_object("head", (2, 2, 5, 5)).replace("object>", "part>")
-    kit.add("a", f"<object><name>person</name>{part}</object>")
-    assert "xmin missing, ymin missing, xmax missing, ymax missing" in kit.bad()
-
-
-def test_fractions_of_a_pixel(kit: Devkit) -> None:
-    kit.add("a", voc_object("red box", ("9.5", "17.25", "4.8e1", " 40.0 ")))
-    assert kit.convert()[0][0].boxes_xyxy == ((8.5, 16.25, 48, 40),)
 
 
 @pytest.mark.parametrize(
@@ -146,18 +115,6 @@ def test_difficult_objects_are_regions_to_ignore(kit: Devkit, text: str, is_igno
     (truth,), _ = kit.convert()
     assert truth.boxes_xyxy == ((A,) if is_ignored else (A, B))
     assert truth.ignore_xyxy == ((B,) if is_ignored else ())
-
-
-def test_only_difficult_is_not_called_absent(kit: Devkit) -> None:
-    for i in range(6):
-        difficult = voc_object("green box", B_VOC, "<difficult>1</difficult>")
-        kit.add(f"{i}", voc_object("red box", A_VOC), difficult)
-    found, report = kit.convert(task="grounding", negatives=0.4)
-    assert {truth.labels for truth in found} == {("red box",)}
-    assert report.ledger.notes["grounding negatives missing: too few absent categories"] == 4
-
-
-# ---------------------------------------------------------------------------------------------- images
 
 
 def test_names_are_sorted_or_given(kit: Devkit) -> None:
@@ -182,13 +139,6 @@ def test_a_name_that_is_not_among_the_given(kit: Devkit) -> None:
     assert report.ledger.skipped == {"unknown name": 1}
 
 
-def test_a_blank_line_among_names(kit: Devkit) -> None:
-    kit.add("a", voc_object("ant", A_VOC))
-    names = kit.root / "names.txt"
-    names.write_text("ant\n\nbear")
-    assert kit.bad(names=names).startswith(f"{names}: line 2 ")
-
-
 def test_wrong_filename(kit: Devkit) -> None:
     """The image of the xml's own name counts, also where the named one is there."""
     kit.add("a", voc_object("red box", A_VOC))
@@ -198,13 +148,6 @@ def test_wrong_filename(kit: Devkit) -> None:
     _, report = kit.convert()
     assert [row["images"] for row in rows_in(report)] == [[str(kit.images / f"{it}.png")] for it in "ab"]
     assert report.ledger.notes["xml with another <filename>: image found by the name of the xml"] == 2
-
-
-@pytest.mark.parametrize("filename", ["", "a"])
-def test_missing_filename(kit: Devkit, filename: str) -> None:
-    kit.image("a.png")
-    kit.xml("a", voc_object("red box", A_VOC), filename=filename)
-    assert kit.convert()[0][0].boxes_xyxy == (A,)
 
 
 def test_filename_where_no_image_has_the_name_of_the_xml(kit: Devkit) -> None:
@@ -232,21 +175,6 @@ def test_two_images_of_one_name(kit: Devkit) -> None:
     assert mentions(kit.bad(), "a.xml: ", "a.bmp", "a.png")
 
 
-def test_images_and_xml_in_one_folder_and_below(kit: Devkit) -> None:
-    kit.images = kit.annotations
-    kit.add("train/a", voc_object("red box", A_VOC))
-    (kit.annotations / "train" / "._a.png").write_bytes(b"macOS")
-    (kit.annotations / "train" / "._a.xml").write_bytes(b"macOS")
-    _, report = kit.convert()
-    assert rows_in(report)[0]["extra_info"]["image_id"] == "train/a"
-
-
-def test_images_without_xml_are_counted(kit: Devkit) -> None:
-    kit.add("a", voc_object("red box", A_VOC))
-    kit.image("b.png")
-    assert kit.convert()[1].ledger.notes["image without an xml file"] == 1
-
-
 @pytest.mark.parametrize("size", [(0, 0), (160, 0), ("", ""), ("wide", "high"), ("nan", "inf")])
 def test_missing_size_is_measured(kit: Devkit, size: Any) -> None:
     kit.image("a.png")
@@ -271,15 +199,6 @@ def test_exif(kit: Devkit) -> None:
     assert "EXIF orientation 6" in kit.bad()
 
 
-def test_wrong_size(kit: Devkit) -> None:
-    kit.image("a.png")
-    kit.xml("a", voc_object("red box", A_VOC), size=(500, 375))
-    assert mentions(kit.bad(), (500, 375), (160, 96))
-
-
-# ---------------------------------------------------------------------------------------------- splits
-
-
 def test_split_lists(kit: Devkit) -> None:
     for name in ("a", "b", "my c"):
         kit.add(name, voc_object(f"{name} box", A_VOC))
@@ -297,20 +216,6 @@ def test_split_lists(kit: Devkit) -> None:
     assert rows_in(report)[0]["extra_info"]["split"] == "train"
 
 
-def test_unknown_split(kit: Devkit) -> None:
-    kit.add("a", voc_object("red box", A_VOC))
-    kit.lists(train=["a"], trainval=["a"], a_train=["a 1"])
-    folder = kit.root / "ImageSets" / "Main"
-    assert mentions(kit.bad(split="val"), f"{folder}: ", "val.txt", "--split", "train, trainval", "--image-list")
-
-
-def test_list_of_one_category(kit: Devkit) -> None:
-    kit.add("a", voc_object("red box", A_VOC))
-    kit.lists(red_train=["a  1", "b -1"])
-    path = kit.root / "ImageSets" / "Main" / "red_train.txt"
-    assert kit.bad(image_list=path).startswith(f"{path}: 'a  1': ")
-
-
 @pytest.mark.parametrize("name", ["b", "../secret", "/etc/passwd"])
 def test_listed_image_without_xml(kit: Devkit, name: str) -> None:
     kit.add("a", voc_object("red box", A_VOC))
@@ -322,26 +227,16 @@ def test_listed_image_without_xml(kit: Devkit, name: str) -> None:
     assert report.ledger.skipped == {"xml file missing": 1}
 
 
-# ---------------------------------------------------------------------------------------------- bad xml
-
-
 BOMB = '<!DOCTYPE a [<!ENTITY b "bb">]><annotation><filename>&b;</filename></annotation>'
 EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
 BAD_XML = {
     "a bomb": (BOMB, "bad.xml: DTDForbidden", "hostile XML"),
-    "an external entity": (EXTERNAL, "bad.xml: DTDForbidden", "hostile XML"),
     "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20", "malformed XML"),
-    "empty": ("", "bad.xml: no element found: line 1, column 0", "malformed XML"),
     "CVAT's own": ("<annotations/>", "<annotations>, needs <annotation>", "not VOC xml"),
     "no image": (
         voc_xml("no.png", WH, []),
         "no image bad.* nor one of its <filename> 'no.png' in",
         "image file missing",
-    ),
-    "traversal": (
-        voc_xml("../secret.png", WH, []),
-        "bad.xml: file_name '../secret.png'",
-        "file_name outside the images folder",
     ),
 }
 
@@ -360,13 +255,7 @@ def test_bad_xml(kit: Devkit, text: str, message: str, kind: str) -> None:
 green = partial(voc_object, "green box")
 BAD_OBJECTS = {
     "no number": (green((1, "x", 3, 4)), "xmin 1, ymin x, xmax 3, ymax 4", "box malformed"),
-    "not finite": (green((1, "nan", 3, 4)), "ymin nan, xmax 3, ymax 4", "box malformed"),
     "inverted": (green((30, 5, 20, 9)), "box = [29.0, 4.0, 20.0, 9.0]", "box without extent"),
-    "outside": (
-        green((300, 5, 320, 9)),
-        "box = [299.0, 4.0, 320.0, 9.0]",
-        "box outside its image",
-    ),
     "turned": (
         "<object><name>green box</name><robndbox><cx>5</cx></robndbox></object>",
         "xmin missing, ymin missing, xmax missing, ymax missing",
@@ -393,3 +282,11 @@ def test_object_without_a_name(kit: Devkit) -> None:
     (truth,), report = kit.convert(on_error="skip")
     assert truth.labels == ("red box",)
     assert report.ledger.skipped == {"object without a name": 1}
+
+
+def test_a_zero_in_one_based_xml_is_noted(kit: Devkit) -> None:
+    kit.add("a", voc_object("red box", (0, 17, 48, 40)), voc_object("red box", (1, 1, 9, 9)))
+    (truth,), report = kit.convert()
+    assert truth.boxes_xyxy == ((0, 0, 9, 9), (0, 16, 48, 40))
+    (note,) = [note for note in +report.ledger.notes if "--zero-based" in note]
+    assert report.ledger.notes[note] == 1

@@ -88,9 +88,6 @@ def pictures() -> tuple[Picture, ...]:
     return tuple(made)
 
 
-# ---------------------------------------------------------------------------------------------- what rows must be
-
-
 Canon = tuple[str, str, str, str]
 """What every converter must agree on: number of the image, task, prompt, ground truth."""
 
@@ -154,9 +151,6 @@ def pointing(pictures: Sequence[Picture], *, allow_none: bool = False) -> list[C
             truth = {"points_xy": centres, "labels": [label] * len(centres), "categories": [label]}
             rows.append(_canon(picture, "qwen-points", allow_none, task="pointing", **truth))
     return rows
-
-
-# ---------------------------------------------------------------------------------------------- what rows are
 
 
 @dataclass(frozen=True)

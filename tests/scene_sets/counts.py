@@ -20,8 +20,6 @@ from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.conversion.datasets import clevr, countbench, fsc147, pixmo, shanghaitech, tallyqa
 from verl_visionr1.targets import Target
 
-# ---------------------------------------------------------------------------------------------- what rows must be
-
 
 def asked(label: str) -> str:
     """A question as these data sets ask it."""
@@ -82,9 +80,6 @@ def crowds(pictures: Sequence[Picture]) -> list[Canon]:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------- PixMo
-
-
 def encoded(picture: Picture, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.image().save(buffer, kind, **options)
@@ -105,19 +100,17 @@ def fetched(picture: Picture, folder: Path, *, by_url: bool) -> dict[str, Any]:
     return {"image_url": url, "image_sha256": digest}
 
 
-def write_pixmo_count(
-    pictures: Sequence[Picture], folder: Path, *, with_points: bool = True
-) -> tuple[list[Path], Path]:
-    """PixMo-Count: points in pixels as a struct of lists, null in the evaluation files; a dead URL."""
+def write_pixmo_count(pictures: Sequence[Picture], folder: Path) -> tuple[list[Path], Path]:
+    """PixMo-Count: points in pixels as a struct of lists; a dead URL."""
     records = []
     for picture in pictures:
         image = fetched(picture, folder / "pixmo_images", by_url=picture.number % 2 == 0)
         for label in picture.labels:
             points = [thing.centre for thing in picture.of(label)]
-            as_lists = {"x": [x for x, _ in points], "y": [y for _, y in points]} if with_points else None
+            as_lists = {"x": [x for x, _ in points], "y": [y for _, y in points]}
             records.append({**image, "count": len(points), "points": as_lists, "label": label})
     dead = {"image_url": "https://example.org/gone.png", "image_sha256": "0" * 64, "count": 2, "label": "ghosts"}
-    records.append({**dead, "points": {"x": [1.0, 2.0], "y": [1.0, 2.0]} if with_points else None})
+    records.append({**dead, "points": {"x": [1.0, 2.0], "y": [1.0, 2.0]}})
     points_type = pa.struct([("x", pa.list_(pa.float64())), ("y", pa.list_(pa.float64()))])
     texts = [(name, pa.string()) for name in ("image_url", "image_sha256")]
     schema = pa.schema([*texts, ("count", pa.int32()), ("points", points_type), ("label", pa.string())])
@@ -144,9 +137,6 @@ def write_pixmo_points(pictures: Sequence[Picture], folder: Path, *, percent: bo
         half = records[: len(records) // 2] if i == 0 else records[len(records) // 2 :]
         pq.write_table(pa.Table.from_pylist(half, schema), path)
     return paths, folder / "cache"
-
-
-# ---------------------------------------------------------------------------------------------- questions
 
 
 def write_tallyqa(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
@@ -253,9 +243,6 @@ def write_countbenchqa(pictures: Sequence[Picture], folder: Path) -> tuple[Any, 
     return ([path],)
 
 
-# ---------------------------------------------------------------------------------------------- points
-
-
 def write_fsc147(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
     """FSC-147: the images were halved from H x W; three exemplar boxes; one class an image, with underscores."""
     entries: dict[str, Any] = {}
@@ -285,33 +272,6 @@ def write_fsc147(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
     classes = folder / "ImageClasses_FSC147.txt"
     classes.write_text("".join(f"{name}\t{label}\n" for name, label in names))
     return *paths, classes, folder / "images_384_VarV2"
-
-
-def write_fscd147(pictures: Sequence[Picture], folder: Path) -> Path:
-    """FSCD-147's boxes of the same images."""
-    images, annotations = [], []
-    for number, picture in enumerate(pictures):
-        width, height = picture.size
-        images.append({"id": number, "file_name": f"{picture.number}.jpg", "width": width, "height": height})
-        for thing in picture.of(picture.labels[0]):
-            entry = {"id": len(annotations), "image_id": number, "category_id": 1, "bbox": thing.xywh, "iscrowd": 0}
-            annotations.append({**entry, "area": 1})
-    path = folder / "instances_val.json"
-    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "fg"}]}
-    path.write_text(json.dumps(document))
-    return path
-
-
-def write_fsc147_with_boxes(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
-    return *write_fsc147(pictures, folder), write_fscd147(pictures, folder)
-
-
-def convert_with_boxes(
-    annotations: Path, splits: Path, classes: Path, images: Path, boxes: Path, out: Path, options: fsc147.Options
-) -> Any:
-    """The boxes' file is an option, and stands where the scenes are written."""
-    values = {name: getattr(options, name) for name in ("task", "embed")}
-    return fsc147.convert(annotations, splits, classes, images, out, fsc147.Options(**values, boxes=boxes))
 
 
 def save_heads(path: Path, points: Sequence[Sequence[float]], **options: Any) -> None:
@@ -347,13 +307,6 @@ FORMATS = (
         lambda pictures: with_questions(counting(pictures, boxes=False, points=True)),
     ),
     SceneFormat(
-        "pixmo-count evaluation",
-        partial(write_pixmo_count, with_points=False),
-        pixmo.convert,
-        pixmo.Options(),
-        lambda pictures: with_questions(counting(pictures, boxes=False)),
-    ),
-    SceneFormat(
         "pixmo-points in percent",
         write_pixmo_points,
         pixmo.convert,
@@ -383,13 +336,6 @@ FORMATS = (
         fsc147.convert,
         fsc147.Options(task="both"),
         lambda pictures: one_class(with_questions(counting(pictures, boxes=False, points=True)) + pointing(pictures)),
-    ),
-    SceneFormat(
-        "fscd147",
-        write_fsc147_with_boxes,
-        convert_with_boxes,
-        fsc147.Options(),
-        lambda pictures: one_class(with_questions(counting(pictures))),
     ),
     SceneFormat("shanghaitech", write_shanghaitech, shanghaitech.convert, shanghaitech.Options(), crowds),
     SceneFormat(

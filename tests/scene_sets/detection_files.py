@@ -15,8 +15,6 @@ from scene_sets.base import NAMES, Picture, SceneFormat, counting, detection, gr
 from verl_visionr1.conversion.datasets import openimages, voc, yolo
 from verl_visionr1.conversion.writing import Report
 
-# ---------------------------------------------------------------------------------------------- Pascal VOC
-
 
 def voc_object(name: str, corners: Sequence[Any], *extra: str) -> str:
     """An `<object>`; corners xmin, ymin, xmax, ymax stand in the odd order of some files of 2012."""
@@ -78,9 +76,6 @@ def write_labelimg(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]
     return folder, folder
 
 
-# ---------------------------------------------------------------------------------------------- YOLO
-
-
 def yolo_lines(picture: Picture, *, polygons: bool = False) -> str:
     """A label file: boxes by centre and size, or polygons with a point on each side."""
     width, height = picture.size
@@ -133,9 +128,6 @@ def write_darknet(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
 def convert_darknet(names: Path, images: Path, out: Path, options: yolo.Options) -> Report:
     """The list is an option, whose path is known only here."""
     return yolo.convert(names, out, replace(options, images=images))
-
-
-# ---------------------------------------------------------------------------------------------- Open Images
 
 
 MIDS = {name: f"/m/0{i:02d}abc" for i, name in enumerate(NAMES)}

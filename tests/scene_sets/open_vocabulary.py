@@ -6,7 +6,6 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,6 @@ def asked_grounding(pictures: Sequence[Picture], asked: Asked) -> list[Canon]:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------- LVIS
-
-
 def write_lvis(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
     """lvis_v1_val.json: no file_name, images of both of COCO's splits, everything else a known negative."""
     made = document(pictures)
@@ -68,9 +64,6 @@ def write_lvis(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
     return path, folder / "coco"
 
 
-# ---------------------------------------------------------------------------------------------- OVDEval
-
-
 def with_two_absent(picture: Picture) -> list[str]:
     """What is there, and two names that are not."""
     absent = [name for name in NAMES if name not in picture.labels]
@@ -91,9 +84,6 @@ def write_ovdeval(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
     path.parent.mkdir()
     path.write_text(json.dumps(made))
     return path, folder / "images" / "color"
-
-
-# ---------------------------------------------------------------------------------------------- D3
 
 
 def of_group(picture: Picture) -> list[str]:
@@ -148,27 +138,6 @@ def write_d3(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
     return folder / "d3_pkl", folder / "d3_images"
 
 
-def write_d3_json(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
-    """d3_full_annotations.json: a category is a sentence; whole pixels; ids of images from 0."""
-    pickles, images_dir = write_d3(pictures, folder)
-    made = document(pictures)
-    number_of = {picture.number: i for i, picture in enumerate(pictures)}
-    made["categories"] = [{"id": i, "name": name} for name, i in SENTENCE_OF.items()]
-    for i, entry in enumerate(made["images"]):
-        entry.update(id=i, file_name=f"shapes/{i}.png")
-    for annotation in made["annotations"]:
-        annotation["image_id"] = number_of[annotation["image_id"]]
-        annotation["category_id"] = (annotation["category_id"] - 2) // 3 + 1
-    path = folder / "d3_full_annotations.json"
-    path.write_text(json.dumps(made))
-    return path, images_dir, pickles
-
-
-def convert_d3_json(annotations: Path, images_dir: Path, pickles: Path, out: Path, options: d3.Options) -> Any:
-    """The json, with the groups of the pickles."""
-    return d3.convert(annotations, images_dir, out, replace(options, groups=pickles))
-
-
 # ---------------------------------------------------------------------------------------------- CrowdHuman
 
 PERSON = Counter(thing.label for picture in pictures() for thing in picture.things).most_common(1)[0][0]
@@ -220,13 +189,6 @@ FORMATS = (
         "d3 grounding", write_d3, d3.convert, d3.Options(task="grounding"), partial(asked_grounding, asked=of_group)
     ),
     SceneFormat("d3 inter-group", write_d3, d3.convert, d3.Options(task="grounding", ask="inter"), grounding),
-    SceneFormat(
-        "d3 json",
-        write_d3_json,
-        convert_d3_json,
-        d3.Options(task="grounding"),
-        partial(asked_grounding, asked=of_group),
-    ),
     *(
         SceneFormat(
             f"crowdhuman {kind}",

@@ -17,8 +17,6 @@ from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.conversion.datasets import reasonseg, refcoco
 from verl_visionr1.targets import Target
 
-# ---------------------------------------------------------------------------------------------- what rows must be
-
 
 def _canon(picture: Picture, text: str, things: Sequence[Thing], allow_none: bool) -> Canon:
     target = Target(
@@ -74,9 +72,6 @@ def names_of(label: str) -> tuple[str, str]:
 def absent_of(picture: Picture) -> str:
     """The first label that is not there."""
     return next(name for name in NAMES if name not in picture.labels)
-
-
-# ---------------------------------------------------------------------------------------------- refer
 
 
 def ref(number: int, picture: Picture, ann_id: Any, texts: Sequence[str], **more: Any) -> dict[str, Any]:
@@ -236,9 +231,6 @@ def write_lmms_lab(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]
     table = table.set_column(place, "bbox", table["bbox"].cast(pa.list_(pa.float32())))
     pq.write_table(table, folder / "val-00000-of-00001.parquet")
     return ([folder / "val-00000-of-00001.parquet"],)
-
-
-# ---------------------------------------------------------------------------------------------- ReasonSeg
 
 
 def outline(thing: Thing) -> list[list[int]]:

@@ -17,8 +17,6 @@ from verl_visionr1.conversion.datasets import flickr30k, screenspot, visual_geno
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.targets import Target
 
-# ---------------------------------------------------------------------------------------------- Visual Genome
-
 
 def folder_of(picture: Picture) -> str:
     """Which of the two archives an image lies in."""
@@ -51,9 +49,6 @@ def convert_visual_genome(regions: Path, images_dir: Path, out: Path, options: v
     """With image_data.json, whose path is known only here."""
     image_data = regions.parent / "image_data.json"
     return visual_genome.convert(regions, images_dir, out, replace(options, image_data=image_data))
-
-
-# ---------------------------------------------------------------------------------------------- Flickr30k Entities
 
 
 def flickr_xml(picture: Picture, chains: dict[str, int]) -> str:
@@ -95,21 +90,6 @@ def write_flickr30k(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...
     (entities / "train.txt").write_text("".join(f"{picture.number}\n" for picture in pictures))
     (entities / "UNRELATED_CAPTIONS").write_text("# format: <imageID> <sentence number>\n129602216 5")
     return entities, images
-
-
-def unions(pictures: Sequence[Picture]) -> list[Canon]:
-    """As `grounding`, with one box around all objects of a label. (Not to be re-measured: no one colour fills it.)"""
-    merged = []
-    for picture in pictures:
-        things = []
-        for label in picture.labels:
-            x1, y1, x2, y2 = zip(*(thing.box for thing in picture.of(label)), strict=True)
-            things.append(Thing(label, (min(x1), min(y1), max(x2), max(y2))))
-        merged.append(Picture(picture.number, picture.size, tuple(things), b""))
-    return grounding(merged)
-
-
-# ---------------------------------------------------------------------------------------------- screens
 
 
 def elements(pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Thing]]:

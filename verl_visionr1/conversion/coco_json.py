@@ -67,34 +67,36 @@ class CocoImage(msgspec.Struct):
         return any(it is not None for it in lists)
 
 
-class _Annotation(msgspec.Struct, gc=False):
-    id: Key = None
+class _Belonging(msgspec.Struct, gc=False):
+    """The part of an annotation that tells which category is in the image, also if the rest is malformed."""
+
     image_id: Key = None
     category_id: Key = None
+
+
+class _Annotation(_Belonging, gc=False):
+    id: Key = None
     bbox: Any = None  # any value: with a bad box, the category is still in the image
     iscrowd: Any = 0
     ignore: Any = 0  # of voc2coco and others: VOC's difficult
     difficult: Any = 0
+    area: Any = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def mark(self) -> str:
         """The key that marks it, or ""."""
         return next((name for name in MARKS if getattr(self, name) not in (0, None, False, "0", "")), "")
 
-
-class _Belonging(msgspec.Struct, gc=False):
-    """The readable part of a malformed annotation: its category is in the image."""
-
-    image_id: Key = None
-    category_id: Key = None
-
-
-class _Outlined(msgspec.Struct):
-    segmentation: list[list[float]]
-
-
-class _Measured(msgspec.Struct):
-    area: float
+    @property
+    def area_of_box(self) -> float:
+        """The area of its box without `bbox`: that around its polygons, else its `area`, or 0."""
+        with suppress(msgspec.DecodeError):
+            polygons = msgspec.json.decode(self.segmentation, type=list[list[float]])
+            xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
+            if len(xs) == len(ys) > 2:
+                return (max(xs) - min(xs)) * (max(ys) - min(ys))
+        return float(self.area) if is_numbers([self.area], 1) else 0.0
 
 
 class CocoDocument(msgspec.Struct):
@@ -105,8 +107,6 @@ class CocoDocument(msgspec.Struct):
     categories: list[CocoCategory]
 
 
-ImageEntries = list[tuple[int, CocoImage]]
-"""Images with lists of categories: (number in `Annotations.images`, entry)."""
 Aliases = Mapping[str, str] | Callable[[Sequence[CocoCategory]], Mapping[str, str]]
 """Category name -> name to ask for instead; or a function of all categories that returns this."""
 
@@ -117,13 +117,13 @@ class CocoParts:
 
     Attributes:
         data: the boxes, as if every category had been checked on every image.
-        entries: the images with lists of categories or texts.
+        entries: (number in `data.images`, entry) of images with lists of categories or texts.
         categories: as the file lists them.
         category_of: `key_of` the id of each category -> its index in `data.names`.
     """
 
     data: Annotations
-    entries: ImageEntries
+    entries: list[tuple[int, CocoImage]]
     categories: list[CocoCategory]
     category_of: dict[str, int]
 
@@ -137,10 +137,6 @@ def read_coco(
 ) -> Annotations:
     """Read and check an annotation file; image files are opened only if the file gives no size.
 
-    Args:
-        flags: images to leave out, box convention, and the meaning of marks.
-        aliases: category names -> names to ask for instead ("Cottontail-Rabbit": "rabbit").
-
     Raises:
         RowsError: missing or garbled file, or not COCO detection.
         RowError: a bad entry, if the ledger does not skip.
@@ -149,11 +145,7 @@ def read_coco(
 
 
 def read_parts(
-    path: Path,
-    images_dir: Path,
-    ledger: Ledger,
-    flags: VocabularyFlags | None = None,
-    aliases: Aliases | None = None,
+    path: Path, images_dir: Path, ledger: Ledger, flags: VocabularyFlags | None = None, aliases: Aliases | None = None
 ) -> CocoParts:
     """As `read_coco`, without using the lists of categories or texts of images."""
     require_images(images_dir)
@@ -167,18 +159,15 @@ def read_parts(
     categories = document.categories
     del document  # sorting makes copies
     data = columns.finish()
-    data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
-    ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
-    data = _with_unsure_ancestors(data, _ancestors(categories, category_of), ledger)
+    ancestors = _ancestors(categories, category_of)
+    roots = frozenset[int]().union(*ancestors.values()) - set(data.category)  # Roboflow adds such a root
+    ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(roots)
+    data = _with_unsure_ancestors(replace(data, never_asked=roots), ancestors, ledger)
     return CocoParts(data, entries, categories, category_of)
 
 
 def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
-    """Decode one entry.
-
-    Raises:
-        RowError: a malformed entry; names `where` and shows its start.
-    """
+    """Decode one entry. Raises RowError, which names `where` and shows the start of the entry."""
     try:
         return decode(raw)
     except msgspec.DecodeError as error:
@@ -205,19 +194,11 @@ def _categories(
     return category_of, names
 
 
-def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> frozenset[int]:
-    """Return categories that are the supercategory of another: they are present wherever the other is.
-
-    Roboflow adds such a root. A category that is its own supercategory, as in voc2coco, is a normal category.
-    """
-    named = {
-        c.supercategory.strip() for c in categories if c.supercategory and c.supercategory.strip() != c.name.strip()
-    }
-    return frozenset(category_of[str(key_of(c.id))] for c in categories if c.name.strip() in named)
-
-
 def _ancestors(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> dict[int, frozenset[int]]:
-    """Return category -> its ancestors in the file: its supercategory, the supercategory of that, and so on."""
+    """Return category -> its ancestors in the file: its supercategory, the supercategory of that, and so on.
+
+    They are present wherever it is. One that is its own supercategory, as in voc2coco, is a normal category.
+    """
     named = {c.name.strip(): category_of[str(key_of(c.id))] for c in categories}
     above = {
         category_of[str(key_of(c.id))]: named[c.supercategory.strip()]
@@ -246,10 +227,10 @@ def _with_unsure_ancestors(data: Annotations, ancestors: Mapping[int, frozenset[
     return replace(data, images=images)
 
 
-def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> ImageEntries:
+def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> list[tuple[int, CocoImage]]:
     """Add the images; return the entries with lists of categories or texts."""
     decode = msgspec.json.Decoder(CocoImage).decode
-    entries: ImageEntries = []
+    entries: list[tuple[int, CocoImage]] = []
     owners: dict[str, str] = {}
     keys = ImageKeys()
     for number, raw in enumerate(raws):
@@ -307,57 +288,39 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
     for number, raw in enumerate(raws):
         where = f"{columns.name}: annotations[{number}]"
         try:
-            entry = decode(raw)
-        except msgspec.DecodeError:
-            _refuse_malformed(raw, where, columns, category_of)
-            continue
-        try:
+            entry = _annotation(decode, raw, where)
             image = columns.number_of.get(key_of(entry.image_id) or "")
             category = category_of.get(key_of(entry.category_id) or "")
-            if image is None or category is None:
-                known = ("image", entry.image_id, columns.number_of)
-                known = known if image is None else ("category", entry.category_id, category_of)
-                raise _unknown(f"{where} (id {entry.id!r})", *known)
+            if image is None:
+                raise _unknown(f"{where} (id {entry.id!r})", "image_id", entry.image_id, columns.number_of)
+            if category is None:
+                raise _unknown(f"{where} (id {entry.id!r})", "category_id", entry.category_id, category_of)
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
             columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
-            if number < LOOK and is_numbers(entry.bbox, 4) and (area := _area_of_box(raw)) > 0:
+            if number < LOOK and is_numbers(entry.bbox, 4) and (area := entry.area_of_box) > 0:
                 columns.written.add_area(f"annotation id {entry.id!r}", entry.bbox, area)
         except RowError as error:
             columns.ledger.skip(error)
 
 
-def _unknown(where: str, what: str, value: Key, known: Collection[str]) -> RowError:
+def _annotation(decode: Callable[[msgspec.Raw], _Annotation], raw: msgspec.Raw, where: str) -> _Annotation:
+    """Decode an annotation; one with a number out of range, or a bad id, is one without a box."""
+    try:
+        return decoded(decode, raw, where)
+    except RowError:
+        with suppress(msgspec.DecodeError):
+            part = msgspec.json.decode(raw, type=_Belonging)
+            return _Annotation(part.image_id, part.category_id)
+        raise
+
+
+def _unknown(where: str, key: str, value: Key, known: Collection[str]) -> RowError:
     """The error of an annotation whose image or category the file does not list."""
-    plural = {"image": "images", "category": "categories"}[what]
     shown = f"{', '.join(list(known)[:3])}{', ...' if len(known) > 3 else ''}" or "none"
-    reason = f"{where}: {what}_id {value!r} is not in {plural} (ids {shown})"
-    return RowError(f"unknown {what}_id", f"{reason}; add it there, or correct or remove the annotation")
-
-
-def _area_of_box(raw: msgspec.Raw) -> float:
-    """Return the area of an annotation's box without its `bbox`: that around its polygons, else its `area`, or 0."""
-    with suppress(msgspec.DecodeError):
-        polygons = msgspec.json.decode(raw, type=_Outlined).segmentation
-        xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
-        if len(xs) == len(ys) > 2:
-            return (max(xs) - min(xs)) * (max(ys) - min(ys))
-    with suppress(msgspec.DecodeError):
-        return msgspec.json.decode(raw, type=_Measured).area
-    return 0.0
-
-
-def _refuse_malformed(raw: msgspec.Raw, where: str, columns: Columns, category_of: Mapping[str, int]) -> None:
-    """Add a malformed annotation as one without a usable box, if its image and category can be read."""
-    with columns.ledger.skipping():
-        decoded(msgspec.json.Decoder(_Annotation).decode, raw, where)
-    with suppress(msgspec.DecodeError):
-        entry = msgspec.json.decode(raw, type=_Belonging)
-        image = columns.number_of.get(key_of(entry.image_id) or "", LEFT_OUT)
-        category = category_of.get(key_of(entry.category_id) or "")
-        if image != LEFT_OUT and category is not None:
-            columns.refuse(image, category, where, None)  # already in the ledger
+    reason = f"{where}: {key} {value!r} is not among the file's (ids {shown})"
+    return RowError(f"unknown {key}", f"{reason}; add it there, or correct or remove the annotation")
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:

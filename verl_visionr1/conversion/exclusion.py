@@ -37,6 +37,7 @@ from verl_visionr1.conversion.identity import (
 from verl_visionr1.conversion.image_files import IMAGE_SUFFIXES, files_in
 from verl_visionr1.conversion.referring import PICKLES, in_any_split
 from verl_visionr1.conversion.sources import read_json, read_pickle, read_records
+from verl_visionr1.conversion.values import record_of
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.rows import open_parquet
 
@@ -62,10 +63,6 @@ Entry = tuple[str, ...]
 
 def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collection: str = "") -> list[str]:
     """Write the list of all images of some files; return a summary line for each file.
-
-    Args:
-        splits: of entries with a split, only these splits; none: all.
-        collection: the collection that plain numbers belong to.
 
     Raises:
         RowsError: a file that cannot be read, names no image, or has no entry of the splits.
@@ -116,10 +113,7 @@ def _images_of(path: Path, splits: Sequence[str], collection: str, seen_splits: 
 
 def _valid_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, record in _records(path):
-        if isinstance(record, RowsError):  # an invalid line of jsonl
-            raise record
-        if not isinstance(record, Mapping):
-            raise RowsError(f"{where}: {str(record)[:80]!r} is not an object; correct it")
+        record = record_of(record, where)
         if isinstance(extra := record.get("extra_info"), Mapping):  # our own rows
             record = {**record, **extra}
         yield where, record
@@ -164,9 +158,6 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for item in value for text in _texts(item)]
     return [value] if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME else []
-
-
-# ---------------------------------------------------------------------------------------------- records
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

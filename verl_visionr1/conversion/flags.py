@@ -96,19 +96,11 @@ class Flags:
 
     @cached_property
     def excluded(self) -> Exclusion:
-        """The images listed in the file `exclude_image_ids`.
-
-        Raises:
-            RowsError: the file cannot be read.
-        """
+        """The images listed in the file `exclude_image_ids`. Raises RowsError if it cannot be read."""
         return read_exclusion(self.exclude_image_ids) if self.exclude_image_ids else Exclusion()
 
     def format_of(self, task: str) -> str:
-        """The answer format that the prompts of a task ask for.
-
-        Raises:
-            RowsError: the format of `--answer-format` cannot answer the task.
-        """
+        """The answer format that the prompts of a task ask for. Raises RowsError if it cannot answer the task."""
         return checked_format("--answer-format", self.answer_format, task)
 
 
@@ -157,11 +149,7 @@ def _choices_of(flags_type: type[Flags]) -> dict[str, tuple[str, ...]]:
 
 @cache
 def checked_format(flag: str, name: str | None, task: str) -> str:
-    """Return a format that can answer a task: the named one, else that of the task's default preset.
-
-    Raises:
-        RowsError: the format cannot answer the task; names the flag.
-    """
+    """Return the named format, else that of the task's preset. Raises RowsError if it cannot answer the task."""
     name = name or PRESETS[TASK_PRESETS[task]].answer_format
     able = [known for known in ASKABLE if task in FORMATS[known].tasks]
     if name not in able:
@@ -170,21 +158,13 @@ def checked_format(flag: str, name: str | None, task: str) -> str:
 
 
 def require_positive(flag: str, value: int | None) -> None:
-    """Refuse a count below 1; None (flag not given) is accepted.
-
-    Raises:
-        RowsError: names the flag.
-    """
+    """Refuse a count below 1, with RowsError; None (flag not given) is accepted."""
     if value is not None and value < 1:
         raise RowsError(f"{flag} {value}: needs at least 1")
 
 
 def check_template(flag: str, template: str, name: str, *, needed: bool) -> None:
-    """Refuse a template with other fields than `name`.
-
-    Raises:
-        RowsError: names the flag.
-    """
+    """Refuse a template with other fields than `name`, with RowsError."""
     try:
         found = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
     except ValueError as error:

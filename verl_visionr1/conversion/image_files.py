@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -19,25 +19,16 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
 """Suffixes of image files, in lower case."""
-_NO_NAMES = {
-    "an index of settings": re.compile(r"\w+\s*=.*|\[\w+\]|#.*"),
-    "JSON": re.compile(r"[\[{].*|.*[\]}],?|\"[^\"]*\"\s*:.*|\"[^\"]*\",?"),
-    "a table": re.compile(r".*[,;\t]\s*\d+"),
-    "a list of images": re.compile(rf".*(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})", re.IGNORECASE),
-    "a file of boxes": re.compile(r"\d+(?:\s+\S*\d\S*){4,}"),
-}
-"""Kind of file that is no list of names -> pattern of all its lines."""
+_NO_NAME = re.compile(
+    r"[\[{\"#]|//|.*=|.*[,;\t]\s*\d+$|\d+(?:\s+\S*\d\S*){4,}$"  # JSON, comment, setting, table, boxes
+    rf"|.*(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$",
+    re.IGNORECASE,
+)
+"""First line of a file that is no list of names."""
 
 
 def require_images(folder: Path, argument: str = "IMAGES_DIR") -> None:
-    """Refuse a missing folder of images.
-
-    Args:
-        argument: command-line argument that named it.
-
-    Raises:
-        RowsError: no such folder; names the argument.
-    """
+    """Refuse a missing folder of images. Raises RowsError, which names the command-line argument."""
     if not folder.is_dir():
         raise RowsError(f"{folder}: no such folder of images; check {argument}")
 
@@ -127,19 +118,12 @@ def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Pa
 
 
 def size_of_unturned(image: Path | EmbeddedImage, where: str) -> tuple[int, int]:
-    """Return width and height of an image whose annotations give no size.
-
-    Raises:
-        RowError: the image is stored rotated, so that the frame of its boxes is unknown; or it cannot be read.
-    """
+    """Return width and height of an image whose annotations give no size. Raises RowError if it is stored rotated."""
     size_wh, orientation = read_size(image)
     if orientation != 1:
         reason = f"no width and height are given, and the image file has EXIF orientation {orientation}"
         raise RowError("frame unknown", f"{where}: {reason}: add both, or store the image upright")
     return size_wh
-
-
-# ------------------------------------------------------------------------------------------------ one file
 
 
 class ImageKeys:
@@ -176,9 +160,6 @@ def may_be_one_image(name: str, other: str) -> bool:
     return identity is not None and identity == identity_of_name(name)
 
 
-# ------------------------------------------------------------------------------------------------ other spellings
-
-
 def _find_other_spelling(folder: str, tail: str) -> str | None:
     """Find a relative name, ignoring case, percent-encoding, Unicode form and surrounding blanks.
 
@@ -208,9 +189,6 @@ def _key(name: str) -> str:
     return normal_spelling(name).casefold().strip()
 
 
-# ------------------------------------------------------------------------------------------------ folders of files
-
-
 def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
     """List all files with these suffixes in and below a folder: relative names with `/`, sorted.
 
@@ -234,33 +212,20 @@ def read_names(path: Path) -> list[str]:
     """Read category names, one per line (classes.txt, obj.names); the line number is the category's number.
 
     Raises:
-        RowsError: unreadable or empty; a blank line before the last name, which shifts the numbers; or another kind of
-            file: an index of settings, a list of images, or boxes.
+        RowsError: unreadable or empty; a blank line or comment before the last name, which shifts the numbers; numbers
+            before the names; or another kind of file.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         raise RowsError(f"{path}: cannot be read: {error}") from None
     names = [line.strip() for line in text.split("\n")]
-    if "" in names:
-        raise RowsError(f"{path}: line {names.index('') + 1} is blank: needs one name a line; correct it")
-    kind = next((kind for kind, line in _NO_NAMES.items() if all(map(line.fullmatch, names))), None)
-    if kind is not None:
-        raise RowsError(f"{path}: {names[0]!r}: this is {kind}, not a list of names; give the file of names")
-    _require_bare(path, names)
+    numbers = [it[1] for name in names if (it := re.match(r"(\d+)(?:\s*[:,.)=]\s*|\s+)(?=\S)", name))]
+    is_numbered = len(names) > 1 and numbers in ([str(i + first) for i in range(len(names))] for first in (0, 1))
+    if is_numbered or _NO_NAME.match(names[0]):
+        reason = "not a list of names, one per line, without numbers or comments"
+        raise RowsError(f"{path}: line 1: {names[0]!r}: {reason}; give the file of names")
+    odd = next((i for i, name in enumerate(names) if not name or re.match(r"#\s|//", name)), None)
+    if odd is not None:
+        raise RowsError(f"{path}: line {odd + 1}: {names[odd]!r}: a blank or comment shifts the numbers; remove it")
     return names
-
-
-def _require_bare(path: Path, names: Sequence[str]) -> None:
-    """Refuse names with a comment or number, which would be part of the prompt."""
-    comment = next((i for i, name in enumerate(names) if re.match(r"#\s|//", name)), None)
-    if comment is not None:
-        reason = "a comment among the names shifts the numbers of those after it; remove it"
-        raise RowsError(f"{path}: line {comment + 1}: {names[comment]!r}: {reason}")
-    numbers = [re.match(r"(\d+)(?:\s*[:,.)=]\s*|\s+)(?=\S)", name) for name in names]
-    numbered = [int(it[1]) for it in numbers if it is not None]
-    if len(names) > 1 and numbered in ([*range(len(names))], [*range(1, len(names) + 1)]):
-        reason = (
-            "every name starts with its number, which would be part of the question; write only names, one per line"
-        )
-        raise RowsError(f"{path}: line 1: {names[0]!r}: {reason}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from verl_visionr1.files import RowError
 from verl_visionr1.images import RowImage
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -46,6 +49,12 @@ class Ledger:
             yield
         except RowError as error:
             self.skip(error)
+
+    def each(self, make: Callable[..., Iterable[T]], entries: Iterable[Sequence[Any]]) -> Iterator[T]:
+        """Yield what `make(*entry)` gives for each entry, without the entries for which it raises `RowError`."""
+        for entry in entries:
+            with self.skipping():
+                yield from make(*entry)
 
     def note_image(self, image: RowImage) -> None:
         """Count the changes of an image that is used in rows, and whether the frame of its boxes was guessed."""

@@ -1,16 +1,13 @@
-"""The layout of `refer` (RefCOCO/+/g, gRefCOCO, RefClef): refs, which name annotations, and instances, which hold them.
+"""The files of `refer` (RefCOCO/+/g, gRefCOCO, RefClef): refs, which name annotations, and instances, which hold them.
 
-    refs(unc).p       pickle of a list of refs, as Python 2 wrote it; gRefCOCO's grefs(unc).json: the same as JSON
-    instances.json    COCO's layout; ids are those of COCO train2014
-
-Everything is read unchanged; a bad entry raises an error when it is used.
+refs(unc).p is a pickle of a list of refs, as Python 2 wrote it; gRefCOCO's grefs(unc).json is the same as JSON.
+instances.json has COCO's layout; its ids are those of COCO train2014. A bad entry raises an error when it is used.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +15,11 @@ import msgspec
 
 from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.sources import read_json, read_pickle
-from verl_visionr1.conversion.values import size_of
 from verl_visionr1.conversion.vocabulary import Key, key_of
 from verl_visionr1.files import RowError, RowsError
 
 PICKLES = (".p", ".pkl", ".pickle")
 """Suffixes of pickles."""
-NO_TARGET = "-1"
-"""gRefCOCO: annotation id of an expression without an object."""
 _REF_NAME = re.compile(r"(COCO_[a-z]+20\d\d_\d{12})_\d+(?=\.)")
 _MATCH = "do the files match?"
 _SPLIT_NAMES = {"validation": "val", "valid": "val"}
@@ -45,7 +39,7 @@ class Sentence(msgspec.Struct):
 
 
 class Ref(msgspec.Struct):
-    """One object and its expressions. gRefCOCO: several objects, or none; only some copies have `no_target`.
+    """One object and its expressions. gRefCOCO: several objects, or none (-1); only some copies have `no_target`.
 
     `file_name` is not the image's: it ends in `_<number>`.
     """
@@ -67,7 +61,7 @@ class Ref(msgspec.Struct):
     @property
     def is_empty(self) -> bool:
         """Whether it refers to no object."""
-        return self.annotations == [NO_TARGET] or (not self.annotations and bool(self.no_target))
+        return self.annotations == ["-1"] or (not self.annotations and bool(self.no_target))
 
 
 _DECODE_REF = msgspec.json.Decoder(Ref).decode
@@ -97,10 +91,6 @@ class InstancesImage(msgspec.Struct, gc=False):
             raise RowError("image without file_name", f"{where}: {reason}; correct it")
         return self.file_name
 
-    def size_wh(self, where: str) -> tuple[int, int] | None:
-        """Width and height in pixels; None if not given. Raises RowError for an invalid size."""
-        return size_of(self.width, self.height, f"{where}: image {self.id}")
-
 
 class Instances(msgspec.Struct):
     """instances.json; segmentations are never decoded."""
@@ -110,11 +100,7 @@ class Instances(msgspec.Struct):
 
 
 class Index:
-    """Images and annotations by their ids.
-
-    Raises:
-        RowsError: an id that appears twice.
-    """
+    """Images and annotations by their ids. Raises RowsError for an id that appears twice."""
 
     def __init__(self, instances: Instances) -> None:
         self._images = {key_of(entry.id): entry for entry in instances.images}
@@ -123,19 +109,11 @@ class Index:
         if n_ids < len(instances.images) + len(instances.annotations):
             raise RowsError("instances: an id of an image or annotation appears twice; fetch the file again")
 
-    def image_of(self, ref: Ref, where: str) -> InstancesImage:
-        """Return the image of a ref. Raises RowError if it is missing."""
+    def find(self, ref: Ref, where: str) -> tuple[InstancesImage, list[Annotation]]:
+        """Return the image of a ref, and its annotations. Raises RowError if one is missing, or of another image."""
         image = self._images.get(key_of(ref.image_id))
         if image is None:
             raise RowError("unknown image_id", f"{where}: image_id {ref.image_id} is not in the instances; {_MATCH}")
-        return image
-
-    def annotations_of(self, ref: Ref, where: str) -> list[Annotation]:
-        """Return the annotations of a ref; none for an empty ref.
-
-        Raises:
-            RowError: an annotation is missing, or of another image; starts with `where`.
-        """
         found = []
         for key in ref.annotations if not ref.is_empty else ():
             annotation = self._annotations.get(key)
@@ -145,27 +123,11 @@ class Index:
                 reason = f"ann_id {key} is on image {annotation.image_id}, the ref on image {ref.image_id}"
                 raise RowError("annotation of another image", f"{where}: {reason}; {_MATCH}")
             found.append(annotation)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class RefsFile:
-    """The entries of one file of refs, undecoded, so that a bad one affects no other."""
-
-    name: str
-    raw: Sequence[Any]
-
-    def entries(self) -> Iterator[tuple[str, Any]]:
-        """Return (place, entry) of each."""
-        return ((f"{self.name}: entry {number}", entry) for number, entry in enumerate(self.raw))
+        return image, found
 
 
 def ref_of(entry: Any, where: str) -> Ref:
-    """Decode the ref of an entry.
-
-    Raises:
-        RowError: a malformed entry.
-    """
+    """Decode the ref of an entry. Raises RowError if it is malformed."""
     if isinstance(entry, msgspec.Raw):
         return decoded(_DECODE_REF, entry, where)
     try:
@@ -174,19 +136,18 @@ def ref_of(entry: Any, where: str) -> Ref:
         raise RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; correct it") from None
 
 
-def read_referring(path: Path) -> RefsFile | Instances:
-    """Read a file of refs (a list) or of instances (an object), recognized by its content.
+def read_referring(path: Path) -> list[Any] | Instances:
+    """Read a file of refs (a list, with undecoded entries) or of instances (an object), recognized by its content.
 
     Raises:
         RowsError: unreadable, neither of the two, or a pickle of more than plain values.
     """
     if path.suffix.lower() not in PICKLES:
-        content = read_json(path, list[msgspec.Raw] | Instances)
-        return content if isinstance(content, Instances) else RefsFile(path.name, content)
+        return read_json(path, list[msgspec.Raw] | Instances)
     content = read_pickle(path)
     if not isinstance(content, list):
         raise RowsError(f"{path}: needs a list of refs, holds {type(content).__name__}; is it the right file?")
-    return RefsFile(path.name, content)
+    return content
 
 
 def in_split(found: str, wanted: str) -> bool:

@@ -47,8 +47,6 @@ STREAMS = {"train": 0, "val": 1, "warm-start": 2, "held-out": 3, "habits": 4, "c
 """Independent streams of scenes under one seed: the two splits, and those that `recipes/tiny` and `benchmarks/claims`
 draw from."""
 
-IMAGE_FORMATS = ("png", "jpeg")
-
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
@@ -192,7 +190,6 @@ def write_split(
     *,
     count: int,
     seed: int,
-    image_format: str = "png",
     size_wh: tuple[int, int] = (128, 128),
     objects_min: int = 1,
     objects_max: int = 3,
@@ -201,18 +198,15 @@ def write_split(
 
     Args:
         split: "train" or "val" (any of `STREAMS`).
-        image_format: one of `IMAGE_FORMATS`.
 
     Returns:
         The path of the annotation file: COCO keys images, annotations (bbox in xywh), categories; image ids have gaps.
 
     Raises:
-        ValueError: an unknown split or image format, a negative count, or what `draw_scene` refuses.
+        ValueError: an unknown split, a negative count, or what `draw_scene` refuses.
     """
     if split not in STREAMS:
         raise ValueError(f"split = {split!r}: {needs_one_of(split, STREAMS)}")
-    if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image_format = {image_format!r}: {needs_one_of(image_format, IMAGE_FORMATS)}")
     if count < 0:
         raise ValueError(f"count = {count} for split {split!r}: needs 0 or more")
     images: list[dict[str, Any]] = []
@@ -222,11 +216,9 @@ def write_split(
         image, scene = draw_scene(
             scene_rng(seed, split, index), size_wh=size_wh, objects_min=objects_min, objects_max=objects_max
         )
-        record = image_record(index, scene, image_format)
-        if image_format == "png":  # level 1 compresses noise as well as level 6 does, at a fraction of the time
-            image.save(directory / split / record["file_name"], compress_level=1)
-        else:
-            image.save(directory / split / record["file_name"], quality=92, subsampling=0)
+        record = image_record(index, scene)
+        # level 1 compresses noise as well as level 6 does, at a fraction of the time
+        image.save(directory / split / record["file_name"], compress_level=1)
         images.append(record)
         annotations.extend(annotation_records(scene, record["id"], len(annotations)))
     path = directory / "annotations" / f"instances_{split}.json"
@@ -235,11 +227,10 @@ def write_split(
     return path
 
 
-def image_record(index: int, scene: Scene, image_format: str) -> dict[str, Any]:
+def image_record(index: int, scene: Scene) -> dict[str, Any]:
     """Return the COCO record of scene `index`: id, file name, width, height."""
-    suffix = "png" if image_format == "png" else "jpg"
     width, height = scene.size_wh
-    return {"id": 7 * index + 9, "file_name": f"{index:06d}.{suffix}", "width": width, "height": height}
+    return {"id": 7 * index + 9, "file_name": f"{index:06d}.png", "width": width, "height": height}
 
 
 def annotation_records(scene: Scene, image_id: int, first: int) -> Iterator[dict[str, Any]]:
@@ -266,7 +257,6 @@ def main(
     train: Annotated[int, typer.Option(min=0, help="Number of training scenes.")] = 2000,
     val: Annotated[int, typer.Option(min=0, help="Number of validation scenes.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    image_format: Annotated[str, typer.Option(help="png or jpeg.")] = "png",
     size: Annotated[tuple[int, int], typer.Option(help="Width and height in pixels.")] = (128, 128),
     objects_min: Annotated[int, typer.Option(help="Fewest objects in a scene.")] = 1,
     objects_max: Annotated[int, typer.Option(help="Most objects in a scene.")] = 3,
@@ -275,14 +265,7 @@ def main(
     for split, count in (("train", train), ("val", val)):
         try:
             path = write_split(
-                out_dir,
-                split,
-                count=count,
-                seed=seed,
-                image_format=image_format,
-                size_wh=size,
-                objects_min=objects_min,
-                objects_max=objects_max,
+                out_dir, split, count=count, seed=seed, size_wh=size, objects_min=objects_min, objects_max=objects_max
             )
         except (ValueError, OSError) as error:
             typer.echo(f"scenes: {error}", err=True)

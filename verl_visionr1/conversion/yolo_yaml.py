@@ -34,12 +34,7 @@ class Description(NamedTuple):
 
 
 def describe(source: Path, split: str, images: Path | None = None) -> Description:
-    """Read the description of a split from data.yaml or obj.data.
-
-    Args:
-        source: data.yaml; obj.data, which names the list of names and the lists of images; or, with `images`, a file of
-            names.
-        images: a folder of images or an image list, instead of the entry in data.yaml.
+    """Read the description of a split from data.yaml, from obj.data, or, with `images`, from a file of names.
 
     Raises:
         RowsError: missing or garbled file, no names, no such split, or no images at the given path.
@@ -124,16 +119,13 @@ def _names(source: Path, document: dict[Any, Any]) -> dict[int, str]:
         raise RowsError(f"{source}: names: needs a list of names, or a dictionary from number to name; add it")
     names: dict[int, str] = {}
     for key, name in given.items() if isinstance(given, dict) else enumerate(given):
-        if isinstance(name, bool):
-            raise RowsError(
-                f"{source}: names: {key} is {name}: YAML reads yes, no, on, off as booleans; put it in quotes"
+        is_name = isinstance(name, str | int | float) and not isinstance(name, bool)
+        if not is_name or not str(key).isdecimal():
+            reason = (
+                "needs a number and a name; put yes, no, on, off in quotes" if not is_name else "needs a class number"
             )
-        if not isinstance(name, str | int | float):
-            raise RowsError(f"{source}: names: {key} is a {type(name).__name__}: needs a text; correct it")
-        try:
-            names[int(key)] = str(name)
-        except (TypeError, ValueError):
-            raise RowsError(f"{source}: names: {str(key)[:20]!r}: needs a class number; correct it") from None
+            raise RowsError(f"{source}: names: {str(key)[:20]!r}: {str(name)[:40]!r}: {reason}; correct it")
+        names[int(key)] = str(name)
     _check_count(source, "nc", document.get("nc"), names)
     return names
 

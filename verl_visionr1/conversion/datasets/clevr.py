@@ -57,9 +57,6 @@ class Options(CountFlags):
                 raise RowsError(f"--attributes {text!r}: needs some of {', '.join(ATTRIBUTES)}, with blanks between")
 
 
-# ---------------------------------------------------------------------------------------------- scenes
-
-
 Places = dict[str, list[Point]]
 """Phrase -> centres of its objects."""
 
@@ -73,20 +70,16 @@ class Scene(NamedTuple):
     kinds: list[Places]
 
 
-def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
-    """Read the scenes of a file."""
+def _read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
     document = read_json(path)
     entries = document.get("scenes") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise RowsError(f"{path}: no list of scenes; is it a *_scenes.json of CLEVR?")
-    scenes = []
-    for number, entry in enumerate(entries):
-        with ledger.skipping():
-            scenes.append(_scene(f"{path.name}: scenes[{number}]", entry, options))
-    return scenes
+    places = ((f"{path.name}: scenes[{number}]", entry, options) for number, entry in enumerate(entries))
+    return list(ledger.each(_scene, places))
 
 
-def _scene(where: str, entry: Any, options: Options) -> Scene:
+def _scene(where: str, entry: Any, options: Options) -> Iterator[Scene]:
     entry = record_of(entry, where)
     file_name = text_of(entry, ["image_filename"], where)
     where = f"{where} ({file_name})"
@@ -94,7 +87,7 @@ def _scene(where: str, entry: Any, options: Options) -> Scene:
     if not isinstance(objects, list):
         raise RowError("no objects", f"{where}: objects {str(objects)[:60]}: needs a list; correct it")
     kinds = [_places(where, objects, text.split()) for text in options.attributes]
-    return Scene(where, str(entry.get("image_index", "")), file_name, kinds)
+    yield Scene(where, str(entry.get("image_index", "")), file_name, kinds)
 
 
 def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places:
@@ -111,7 +104,7 @@ def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places
 
 def _items_of_scenes(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     """Yield a row for each present phrase; with `--negatives` also one absent phrase of each kind."""
-    scenes = read_scenes(path, options, ledger)
+    scenes = _read_scenes(path, options, ledger)
     vocabularies = [sorted(set().union(*kinds)) for kinds in zip(*(scene.kinds for scene in scenes), strict=True)]
     rng = random.Random(options.seed)
     for scene in scenes:
@@ -138,18 +131,15 @@ def _items_of_scenes(path: Path, images_dir: Path, options: Options, ledger: Led
                     )
 
 
-# ---------------------------------------------------------------------------------------------- questions
-
-
-def _item(where: str, record: Any, images_dir: Path, facts: dict[str, Any]) -> Item:
-    """Make the item of a question in R1-V's files."""
+def _questions(where: str, record: Any, images_dir: Path, facts: dict[str, Any]) -> Iterator[Item]:
+    """Yield the item of a question in R1-V's files."""
     record = record_of(record, where)
     question = text_of(record, ["problem", "question"], where)
     answer = record.get("solution", record.get("ground_truth"))
     if isinstance(answer, str) and (tagged := _ANSWER.search(answer)):
         answer = tagged[1]
     image = record.get("image", record.get("image_path"))
-    return Item(
+    yield Item(
         where=where,
         image=embedded_image(image, where, images_dir),
         task="counting",
@@ -167,9 +157,8 @@ def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledg
             continue
         if "pointing" in options.tasks:
             raise RowsError(f"{path}: counting questions without points; leave out --task")
-        for number, (where, record) in enumerate(read_records(path)):
-            with ledger.skipping():
-                yield _item(where, record, images_dir, {"file": path.name, "row": number})
+        entries = enumerate(read_records(path))
+        yield from ledger.each(_questions, ((*it, images_dir, {"file": path.name, "row": i}) for i, it in entries))
 
 
 @converter("counting", "pointing", example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both")

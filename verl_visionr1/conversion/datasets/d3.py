@@ -2,16 +2,15 @@
 
     visionr1 convert d3 d3_pkl d3_images d3.parquet --task grounding
 
-`d3_pkl/{sentences,annotations,images,groups}.pkl` and `d3_images/`; or `d3_json/d3_{full,pres,abs}_annotations.json` in
-COCO's layout, where a category is a sentence. A box may fit several sentences ("a dog", "a dog not on a leash"). Most
-sentences fit nothing in most images; these empty rows are the purpose of the data set.
+Reads `d3_pkl/{sentences,annotations,images,groups}.pkl` and `d3_images/`. (Their json lacks the groups; `visionr1
+convert coco` reads it.) A box may fit several sentences ("a dog", "a dog not on a leash"). Most sentences fit nothing
+in most images; these empty rows are the purpose of the data set.
 
 Every image is asked for the sentences of its group, about four (`--ask intra`, the authors' default). Sentences that
 fit nothing are rows too, unless `--negatives` limits them. `--ask inter` asks every image for all 422 sentences, with
-negatives drawn by `--negatives` (default: none). The json does not contain the groups; `--groups d3_pkl` adds them.
+negatives drawn by `--negatives` (default: none).
 
-As in the authors' conversion to json, `iscrowd` is ignored, and a box is the first row of a numpy array (plain lists
-are accepted too). `--ask inter` assumes that a json has the boxes of all sentences on all images.
+As in the authors' conversion to json, `iscrowd` is ignored, and a box is the first row of a numpy array or a list.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from verl_visionr1.conversion.coco_json import read_parts
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -47,10 +45,8 @@ class Options(VocabularyFlags):
         Literal["intra", "inter"], "intra: the sentences of the image's group; inter: all sentences of the data set."
     ] = "intra"
     descriptions: Annotated[
-        Literal["full", "pres", "abs"],
-        "full: all sentences; pres: those about presence; abs: those about absence.",
+        Literal["full", "pres", "abs"], "full: all sentences; pres: those about presence; abs: those about absence."
     ] = "full"
-    groups: Annotated[Path | None, "For a json: folder of images.pkl and groups.pkl."] = None
 
 
 class _Sentence(msgspec.Struct):
@@ -77,26 +73,10 @@ class _Group(msgspec.Struct):
 def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
     """Read the boxes, and the sentences to ask for on each image."""
     require_images(images_dir)
-    if path.is_dir():
-        if options.groups is not None:
-            raise RowsError(f"--groups {options.groups}: only for a json; {path} has its own groups")
-        data, index_of = _read_pickles(path, images_dir, ledger, options)
-        groups = path
-    else:
-        if options.descriptions != "full":
-            other = f"d3_{options.descriptions}_annotations.json"
-            raise RowsError(f"--descriptions {options.descriptions}: only for pickles; use {other} instead of {path}")
-        parts = read_parts(path, images_dir, ledger, options)
-        data, index_of, groups = parts.data, parts.category_of, options.groups
+    data, index_of = _read_pickles(path, images_dir, ledger, options)
     if options.ask == "inter":
         return data
-    if groups is None:
-        reason = "a json does not contain the sentences of an image's group"
-        raise RowsError(f"{path}: {reason}; give --groups d3_pkl, or --ask inter")
-    return replace(data, images=list(_with_groups(data, groups, index_of, ledger)), own_negatives=True)
-
-
-# ---------------------------------------------------------------------------------------------- pickles
+    return replace(data, images=list(_with_groups(data, path, index_of, ledger)), own_negatives=True)
 
 
 def _entries(folder: Path, name: str) -> dict[str, Any]:
@@ -163,9 +143,6 @@ def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, 
             columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
 
 
-# ---------------------------------------------------------------------------------------------- groups
-
-
 def _with_groups(
     data: Annotations, folder: Path, index_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[AnnotatedImage]:
@@ -194,13 +171,12 @@ def _ids(value: Any) -> list[str]:
 
 @converter(*BOX_TASKS, example="d3_pkl d3_images d3_abs.parquet --descriptions abs --task grounding")
 def convert(
-    annotations: Annotated[Path, "Folder d3_pkl, or d3_full_annotations.json, ..."],
+    annotations: Annotated[Path, "Folder d3_pkl."],
     images_dir: Annotated[Path, "Folder d3_images."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
     """The rows of the annotations."""
     data = read_d3(annotations, images_dir, ledger, options)
-    files = [annotations / f"{name}.pkl" for name in PICKLES] if annotations.is_dir() else [annotations]
-    files += [options.groups / f"{name}.pkl" for name in ("images", "groups")] if options.groups else []
+    files = [annotations / f"{name}.pkl" for name in PICKLES]
     return plan_reading(data, options, ledger, files)

@@ -77,11 +77,12 @@ def _files_of(entities: Path, image_id: str) -> tuple[Path, Path]:
     return entities / "Sentences" / f"{image_id}.txt", entities / "Annotations" / f"{image_id}.xml"
 
 
-# ---------------------------------------------------------------------------------------------- one image's files
+Unrelated = frozenset[tuple[str, int]]
+"""(Image id, caption from 1) of captions that do not fit their image."""
 
 
-def _read_unrelated(entities: Path) -> frozenset[tuple[str, int]]:
-    """Read (image id, caption from 1) of captions that do not fit their image; lines are `129602216 5`."""
+def _read_unrelated(entities: Path) -> Unrelated:
+    """Read UNRELATED_CAPTIONS; its lines are `129602216 5`."""
     path = entities / "UNRELATED_CAPTIONS"
     if not path.exists():
         return frozenset()
@@ -137,38 +138,33 @@ def _whole(parent: Element, tag: str, path: Path) -> int:
         raise RowError("malformed XML", f"{path.name}: <{tag}> is {text!r}: needs a whole number; correct it") from None
 
 
-# ---------------------------------------------------------------------------------------------- items
-
-
-def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    unrelated, written = _read_unrelated(entities), options.convention("xyxy-abs")
-    for image_id in ids:
-        captions, boxes = _files_of(entities, image_id)
-        with ledger.skipping():
-            try:
-                phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
-            except RowsError as error:  # affects one file among thousands
-                raise RowError(getattr(error, "kind", "annotation file unreadable"), str(error)) from None
-            related = [it for it in phrases if (image_id, it.caption) not in unrelated]
-            left_out = len(phrases) - len(related)
-            ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += left_out
-            for same in _group_by_words(related, chains, ledger):
-                found = _select_boxes(chains.boxes[same[0].chain], options.boxes)
-                if found is None:
-                    ledger.left_out["phrase of many boxes (--boxes)"] += 1
-                    continue
-                yield Item(
-                    where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
-                    image=find_image(images_dir, f"{image_id}.jpg", captions.name),
-                    task="grounding",
-                    phrases=(same[0].text,),
-                    annotated_wh=chains.size_wh,
-                    written=written,
-                    boxes_xyxy=found,
-                    image_id=image_id,
-                    file_name=f"{image_id}.jpg",
-                    source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
-                )
+def _items(
+    image_id: str, entities: Path, unrelated: Unrelated, images_dir: Path, options: Options, ledger: Ledger
+) -> Iterator[Item]:
+    (captions, boxes), written = _files_of(entities, image_id), options.convention("xyxy-abs")
+    try:
+        phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
+    except RowsError as error:  # affects one file among thousands
+        raise RowError(getattr(error, "kind", "annotation file unreadable"), str(error)) from None
+    related = [it for it in phrases if (image_id, it.caption) not in unrelated]
+    ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += len(phrases) - len(related)
+    for same in _group_by_words(related, chains, ledger):
+        found = _select_boxes(chains.boxes[same[0].chain], options.boxes)
+        if found is None:
+            ledger.left_out["phrase of many boxes (--boxes)"] += 1
+            continue
+        yield Item(
+            where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
+            image=find_image(images_dir, f"{image_id}.jpg", captions.name),
+            task="grounding",
+            phrases=(same[0].text,),
+            annotated_wh=chains.size_wh,
+            written=written,
+            boxes_xyxy=found,
+            image_id=image_id,
+            file_name=f"{image_id}.jpg",
+            source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
+        )
 
 
 def _group_by_words(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
@@ -216,5 +212,6 @@ def convert(
     require_images(images_dir)
     ids = _image_ids(entities, options.split)
     files = [entities / f"{options.split}.txt", *(path for it in ids for path in _files_of(entities, it))]
-    items = _items(entities, ids, images_dir, options, ledger)
+    facts = (entities, _read_unrelated(entities), images_dir, options, ledger)
+    items = ledger.each(_items, ((image_id, *facts) for image_id in ids))
     return Reading(items=items, files=[path for path in files if path.exists()], name="Flickr30k Entities")

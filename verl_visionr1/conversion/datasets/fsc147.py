@@ -73,9 +73,6 @@ def _all_boxes(path: Path) -> dict[str, Boxes]:
     return dict(boxes)
 
 
-# ---------------------------------------------------------------------------------------------- items
-
-
 def _items(
     name: str,
     where: str,
@@ -155,13 +152,10 @@ def convert(
     names = names_of.get(options.split)
     if names is None:
         raise RowsError(f"--split {options.split}: not in the splits file; give one of {', '.join(names_of)}")
-
-    def items() -> Iterator[Item]:
-        for name in names:
-            where = f"{annotations.name}: {name!r}"
-            facts = (entries.get(name), plurals.get(name), boxes.get(name, []))
-            with ledger.skipping():
-                yield from _items(name, where, *facts, images_dir, options, ledger)
-
+    facts = (
+        (name, f"{annotations.name}: {name!r}", entries.get(name), plurals.get(name), boxes.get(name, []))
+        for name in names
+    )
+    items = ledger.each(_items, ((*it, images_dir, options, ledger) for it in facts))
     files = [annotations, splits, classes, *filter(None, [options.boxes])]
-    return Reading(items=items(), files=files, total=len(names) * len(options.tasks))
+    return Reading(items=items, files=files, total=len(names) * len(options.tasks))

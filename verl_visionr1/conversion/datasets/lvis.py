@@ -12,13 +12,10 @@ Validation images are in COCO train2017, as are RefCOCO's; `--exclude-image-ids`
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from verl_visionr1.conversion.coco_json import CocoCategory, read_parts, with_checked
 from verl_visionr1.conversion.converter import Reading, converter
@@ -31,7 +28,6 @@ from verl_visionr1.settings import needs_one_of
 
 FREQUENCIES = ("r", "c", "f")
 """Frequency of a category in training images: rare (to 10), common (to 100), frequent."""
-_EXPLANATION = re.compile(r"\s*\([^()]*\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +35,6 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/lvis_{task}"
-    names: Annotated[
-        Literal["natural", "short", "file"],
-        "Names to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', if no other category has that "
-        "name; file: 'bow_(decorative_ribbons)'.",
-    ] = "natural"
     frequency: Annotated[
         list[str], "Ask only for rare (r), common (c) or frequent (f) categories; repeat the flag for more."
     ] = field(default_factory=list)
@@ -57,25 +48,13 @@ class Options(VocabularyFlags):
             raise RowsError("--frequency with --categories: both select categories; give one of them")
 
 
-def phrases(categories: Sequence[CocoCategory], names: str) -> dict[str, str]:
+def phrases(categories: Sequence[CocoCategory]) -> dict[str, str]:
     """Return category name -> name to ask for.
 
-    >>> bows = [CocoCategory(name=name) for name in ("bow_(weapon)", "bow_(decorative_ribbons)", "cap_(headwear)")]
-    >>> list(phrases(bows, "natural").values())
-    ['bow (weapon)', 'bow (decorative ribbons)', 'cap (headwear)']
-    >>> list(phrases(bows, "short").values())
-    ['bow (weapon)', 'bow (decorative ribbons)', 'cap']
+    >>> phrases([CocoCategory(name="bow_(weapon)"), CocoCategory(name="trash_can")])
+    {'bow_(weapon)': 'bow (weapon)', 'trash_can': 'trash can'}
     """
-    written = [category.name.strip() for category in categories]
-    if names == "file":
-        return dict(zip(written, written, strict=True))
-    natural = [" ".join(name.replace("_", " ").split()) for name in written]
-    if names == "natural":
-        return dict(zip(written, natural, strict=True))
-    short = [_EXPLANATION.sub("", name) or name for name in natural]
-    times = Counter(name.lower() for name in short)
-    shown = [name if times[name.lower()] == 1 else full for name, full in zip(short, natural, strict=True)]
-    return dict(zip(written, shown, strict=True))
+    return {name: " ".join(name.replace("_", " ").split()) for name in (it.name.strip() for it in categories)}
 
 
 @converter(*BOX_TASKS, example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2")
@@ -86,7 +65,7 @@ def convert(
     ledger: Ledger,
 ) -> Reading:
     """The rows of an annotation file; categories of other frequencies are never asked for."""
-    parts = read_parts(annotations, images_dir, ledger, options, partial(phrases, names=options.names))
+    parts = read_parts(annotations, images_dir, ledger, options, phrases)
     data = with_checked(parts, ledger, federated=True)
     if options.frequency:
         kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in options.frequency}

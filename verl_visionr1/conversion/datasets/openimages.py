@@ -72,12 +72,7 @@ def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Optio
         for number, place, is_there in _labels(options.labels, images, place_of, ledger):
             (there if is_there else absent)[number].add(place)
     above = _ancestors(options.hierarchy, place_of) if options.hierarchy is not None else {}
-    data = columns.finish()
-    known = [
-        _with_checked(data, number, there.get(number, set()), absent.get(number, set()), above, ledger)
-        for number in range(len(data.images))
-    ]
-    return replace(data, images=known)
+    return _with_checked(columns.finish(), there, absent, above, ledger)
 
 
 def _table(path: Path, needed: Sequence[str], ledger: Ledger) -> Iterator[tuple[int, dict[str, str]]]:
@@ -93,20 +88,17 @@ def _table(path: Path, needed: Sequence[str], ledger: Ledger) -> Iterator[tuple[
 
 def _classes(path: Path, ledger: Ledger) -> tuple[list[str], dict[str, int]]:
     """Return display names, each once, and the index of each LabelName among them."""
-    pairs = []
-    for _, record in read_csv(path, HEADER):
-        if isinstance(record, RowError):
-            raise RowsError(f"{path}: {record}; it needs lines as '/m/011k07,Tortoise'; is it the right file?")
-        pairs.append((record["LabelName"].strip(), record["DisplayName"]))
-    pairs = pairs[1:] if pairs[:1] == [HEADER] else pairs
-    odd = next((pair for pair in pairs if not pair[0].startswith("/") or not pair[1].strip()), None)
-    if odd is not None:
-        raise RowsError(f"{path}: {','.join(odd)[:80]!r}: needs lines as '/m/011k07,Tortoise'; is it the right file?")
-    names, places = named_once([name for _, name in pairs], ledger)
-    return names, dict(zip((label for label, _ in pairs), places, strict=True))
-
-
-# ---------------------------------------------------------------------------------------------- images and boxes
+    name_of: dict[str, str] = {}
+    for line, record in read_csv(path, HEADER):
+        label, name = ("", "") if isinstance(record, RowError) else (record[key].strip() for key in HEADER)
+        if line == 1 and (label, name) == HEADER:
+            continue
+        if not label.startswith("/") or not name:
+            shown = str(record)[:80]
+            raise RowsError(f"{path}: line {line}: {shown}: needs lines as '/m/011k07,Tortoise'; is it the right file?")
+        name_of[label] = name
+    names, places = named_once(list(name_of.values()), ledger)
+    return names, dict(zip(name_of, places, strict=True))
 
 
 class _Images:
@@ -189,9 +181,6 @@ def _add_box(
     columns.add(image, place, images.upright(box, image), line, mark=mark, written=written)
 
 
-# ---------------------------------------------------------------------------------------------- checked classes
-
-
 def _labels(
     path: Path, images: _Images, place_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[tuple[int, int, bool]]:
@@ -240,23 +229,20 @@ def _ancestors(path: Path, place_of: Mapping[str, int]) -> dict[int, frozenset[i
 
 def _with_checked(
     data: Annotations,
-    number: int,
-    verified: set[int],
-    absent: set[int],
+    verified: Mapping[int, set[int]],
+    absent: Mapping[int, set[int]],
     above: Mapping[int, frozenset[int]],
     ledger: Ledger,
-) -> AnnotatedImage:
-    """Return an image with the classes that may be asked for: from its boxes and its verified labels."""
-    present = data.categories_on(number)
-    there = present | verified
-    contradicted = there & absent
-    ledger.notes["class verified as absent, but with a box: not asked for"] += len(contradicted)
-    implied = frozenset[int]().union(*(above.get(place, ()) for place in there))
-    return replace(
-        data.images[number],
-        checked=present | absent,
-        unsure=data.images[number].unsure | implied | contradicted,
-    )
+) -> Annotations:
+    """Return the images with the classes that may be asked for: from their boxes and their verified labels."""
+    images = list(data.images)
+    for number, image in enumerate(images):
+        present, missing = data.categories_on(number), absent.get(number, set[int]())
+        there = present | verified.get(number, set())
+        ledger.notes["class verified as absent, but with a box: not asked for"] += len(there & missing)
+        implied = frozenset[int]().union(*(above.get(place, ()) for place in there))
+        images[number] = replace(image, checked=present | missing, unsure=image.unsure | implied | (there & missing))
+    return replace(data, images=images)
 
 
 @converter(

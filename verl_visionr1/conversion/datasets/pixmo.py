@@ -18,9 +18,8 @@ To hold out PixMo-Points' evaluation set, list its image_sha256 or image_url for
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,9 +57,6 @@ class Options(CountFlags):
     ] = True
 
 
-# ---------------------------------------------------------------------------------------------- entries
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One row of the data set; `points` is None if not given."""
@@ -73,8 +69,7 @@ class Entry:
     points: list[Point] | None
 
 
-def entry_of(where: str, record: Any) -> Entry:
-    """Check a row."""
+def _entry(where: str, record: Any) -> Iterator[Entry]:
     record = record_of(record, where)
     url, label = text_of(record, ["image_url"], where), text_of(record, ["label"], where)
     where = f"{where} ({label!r})"
@@ -86,68 +81,56 @@ def entry_of(where: str, record: Any) -> Entry:
     if points is not None and len(points) != count:
         raise RowError("count and points differ", f"{where}: count is {count}, points are {len(points)}; correct it")
     sha256 = record.get("image_sha256")
-    return Entry(where, url, sha256.lower() if isinstance(sha256, str) and sha256 else None, label, count, points)
+    yield Entry(where, url, sha256.lower() if isinstance(sha256, str) and sha256 else None, label, count, points)
 
 
-def entries_of(path: Path, ledger: Ledger) -> Iterator[Entry]:
-    """Yield the good rows of a file."""
-    for where, record in read_records(path):
-        with ledger.skipping():
-            yield entry_of(where, record)
+Images = Mapping[str, Path]
+"""SHA-256 in the name of an image file -> the file."""
 
 
-# ---------------------------------------------------------------------------------------------- images
+def _list_images(folder: Path) -> Images:
+    require_images(folder)
+    stems = (
+        (name.partition(".")[0].lower(), Path(parent, name))
+        for parent, names in walk(folder.absolute())
+        for name in names
+    )
+    return {stem: path for stem, path in stems if _SHA256.fullmatch(stem)}
 
 
-class ImageFolder:
-    """Fetched images, by the SHA-256 in their names."""
-
-    def __init__(self, folder: Path, *, verify: bool) -> None:
-        require_images(folder)
-        self._verify = verify
-        self._sha256 = lru_cache(maxsize=None)(lambda path: sha256_of([path]))
-        self._paths: dict[str, str] = {}
-        for parent, names in walk(folder.absolute()):
-            for name in names:
-                if _SHA256.fullmatch(stem := name.partition(".")[0].lower()):
-                    self._paths.setdefault(stem, os.path.join(parent, name))
-
-    def find(self, entry: Entry) -> Path | None:
-        """Find the image of a row by the hash of its content or URL."""
-        path = self._paths.get(entry.sha256 or "") or self._paths.get(hashlib.sha256(entry.url.encode()).hexdigest())
-        return Path(path) if path else None
-
-    def is_annotated(self, path: Path, entry: Entry) -> bool:
-        """Whether a file is the annotated image; true if the row has no hash."""
-        return not self._verify or entry.sha256 is None or self._sha256(path) == entry.sha256
+def _image_of(entry: Entry, images: Images) -> Path | None:
+    """Find the image of a row by the hash of its content or URL."""
+    return images.get(entry.sha256 or "") or images.get(_digest(entry.url))
 
 
-# ---------------------------------------------------------------------------------------------- rows
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> tuple[PointEvidence, bool]:
+def _survey(path: Path, images: Images, *, with_sizes: bool) -> tuple[PointEvidence, bool]:
     """Return statistics of a file's points, and whether a row asks for absent objects.
 
     Image sizes are read only if the unit of points has to be guessed.
     """
     evidence, has_negatives = PointEvidence(), False
     read = lru_cache(maxsize=None)(read_size)
-    for entry in entries_of(path, Ledger(fail=False)):
+    for entry in Ledger(fail=False).each(_entry, read_records(path)):
         has_negatives |= entry.count == 0
-        image = images.find(entry) if with_sizes and entry.points else None
+        image = _image_of(entry, images) if with_sizes and entry.points else None
         if image is not None:
             with suppress(RowError):  # reported when its row is made
                 evidence.add(entry.points or (), read(image)[0])
     return evidence, has_negatives
 
 
-def _items_of(path: Path, images: ImageFolder, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
+def _items_of(path: Path, images: Images, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
     """Yield the rows of a file with an image."""
-    for entry in entries_of(path, ledger):
-        image = images.find(entry)
+    digest_of = lru_cache(maxsize=None)(lambda path: sha256_of([path]))
+    for entry in ledger.each(_entry, read_records(path)):
+        image = _image_of(entry, images)
         if image is None:
             ledger.left_out["row whose image is not in the folder"] += 1
-        elif not images.is_annotated(image, entry):
+        elif options.verify_images and entry.sha256 is not None and digest_of(image) != entry.sha256:
             ledger.left_out["row whose image is not the annotated one (image_sha256, --verify-images)"] += 1
         else:
             yield from _items(entry, image, unit, options, ledger)
@@ -174,7 +157,7 @@ def _items(entry: Entry, image: Path, unit: str, options: Options, ledger: Ledge
             whole_wh=whole_wh,
             points_xy=points,
             count=entry.count,
-            image_id=entry.sha256 or hashlib.sha256(entry.url.encode()).hexdigest(),
+            image_id=entry.sha256 or _digest(entry.url),
             file_name=entry.url,
             identities=(entry.url,),
             source_ann={"file": entry.where.partition(":")[0], "point_unit": unit},
@@ -189,7 +172,7 @@ def convert(
     ledger: Ledger,
 ) -> Reading:
     """The rows with an image."""
-    images = ImageFolder(images_dir, verify=options.verify_images)
+    images = _list_images(images_dir)
     guess = options.point_unit == "auto"
     surveys = {path: _survey(path, images, with_sizes=guess) for path in annotations}
     units = {

@@ -48,10 +48,6 @@ class Options(Flags):
         Literal["union", "polygon"], "union: one box around all polygons of the target; polygon: a box around each."
     ] = "union"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.format_of(self.task)
-
 
 class _Shape(msgspec.Struct):
     label: str
@@ -71,13 +67,6 @@ class _Entry(msgspec.Struct):
     @property
     def texts(self) -> list[str]:
         return [self.text] if isinstance(self.text, str) else self.text
-
-
-def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
-    """Yield one item for each text of each file."""
-    for path in files:
-        with ledger.skipping():
-            yield from _items_of(path, options, ledger)
 
 
 def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -160,5 +149,5 @@ def convert(
     files = sorted(folder.glob("*.json"))
     if not files:
         raise RowsError(f"{folder}: no json file in it; needs ReasonSeg/train, or ReasonSeg and --split")
-    items = _items(files, options, ledger)
+    items = ledger.each(_items_of, ((path, options, ledger) for path in files))
     return Reading(items=items, files=files, name=folder.name, allow_none=bool(options.negatives))

@@ -23,11 +23,11 @@ expressions without an object become rows without objects; its prompts then expl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -42,7 +42,6 @@ from verl_visionr1.conversion.referring import (
     Instances,
     InstancesImage,
     Ref,
-    RefsFile,
     Sentence,
     image_name,
     in_split,
@@ -50,7 +49,7 @@ from verl_visionr1.conversion.referring import (
     ref_of,
 )
 from verl_visionr1.conversion.sources import read_records
-from verl_visionr1.conversion.values import numbers_of
+from verl_visionr1.conversion.values import numbers_of, size_of
 from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
@@ -64,56 +63,47 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/refcoco_{task}"
     task: Annotated[
-        Literal["grounding", "pointing"],
-        "grounding: the box of the object; pointing: a point in that box.",
+        Literal["grounding", "pointing"], "grounding: the box of the object; pointing: a point in that box."
     ] = "grounding"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.format_of(self.task)
-
-
-# ------------------------------------------------------------------------------------------------ what was given
 
 
 @dataclass(slots=True)
 class _Sources:
     """The sources, by kind."""
 
-    refs: list[RefsFile]
-    tables: list[Path]
+    refs: dict[str, list[Any]] = field(default_factory=dict)
+    tables: list[Path] = field(default_factory=list)
     instances: Instances | None = None
     images_dir: Path | None = None
 
 
 def _sort_sources(sources: Sequence[Path]) -> _Sources:
-    given = _Sources([], [])
+    given = _Sources()
     for path in sources:
         if path.is_dir():
             if given.images_dir is not None:
-                raise RowsError(
-                    f"{given.images_dir} and {path}: two folders of images; give one folder that contains both"
-                )
+                reason = "two folders of images; give one folder that contains both"
+                raise RowsError(f"{given.images_dir} and {path}: {reason}")
             given.images_dir = path
         elif path.suffix.lower() == ".parquet":
             given.tables.append(path)
-        elif isinstance(content := read_referring(path), RefsFile):
-            given.refs.append(content)
+        elif isinstance(content := read_referring(path), list):
+            given.refs[path.name] = content
         elif given.instances is None:
             given.instances = content
         else:
             raise RowsError(f"{path}: a second file of instances; convert each data set separately")
-    if given.refs and given.instances is None:
-        raise RowsError(f"{given.refs[0].name}: has no boxes; also give the instances.json beside it")
-    if given.refs and given.images_dir is None:
-        raise RowsError(f"{given.refs[0].name}: has no images; also give the folder of COCO's train2014")
-    if not given.refs and not given.tables:
+    first = next(iter(given.refs), "")
+    if first and given.instances is None:
+        raise RowsError(f"{first}: has no boxes; also give the instances.json beside it")
+    if first and given.images_dir is None:
+        raise RowsError(f"{first}: has no images; also give the folder of COCO's train2014")
+    if not first and not given.tables:
         raise RowsError("no file of refs: needs refs(...).p, grefs(unc).json or .parquet files")
     return given
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """A ref with its annotations and image."""
 
     where: str
@@ -124,36 +114,36 @@ class _Found:
     path: Path | EmbeddedImage
 
 
-def _of_files(given: _Sources, options: Options, ledger: Ledger) -> tuple[Iterator[_Found], bool]:
-    """Return the split's refs in refer's files, grouped by image, and whether any ref has no object."""
-    by_image: dict[str | None, list[tuple[str, str, Ref]]] = {}
-    some_empty = False
-    for file in given.refs:
-        for where, entry in file.entries():
+def _read_refs(given: _Sources, ledger: Ledger) -> Iterator[tuple[str, str, Ref]]:
+    for name, entries in given.refs.items():
+        for number, entry in enumerate(entries):
             with ledger.skipping():
-                ref = ref_of(entry, where)
-                some_empty |= ref.is_empty
-                if _is_of_split(ref, options, ledger):
-                    place = (f"{where} (ref_id {ref.ref_id})", file.name, ref)
-                    by_image.setdefault(key_of(ref.image_id), []).append(place)
-    return _of_refs(chain.from_iterable(by_image.values()), given, ledger), some_empty
+                ref = ref_of(entry, where := f"{name}: entry {number}")
+                yield f"{where} (ref_id {ref.ref_id})", name, ref
+
+
+def _of_files(
+    refs: Sequence[tuple[str, str, Ref]], given: _Sources, options: Options, ledger: Ledger
+) -> Iterator[_Found]:
+    """Yield the split's refs in refer's files, those of one image in succession."""
+    if given.instances is None or given.images_dir is None:
+        return
+    index = Index(given.instances)
+    first: dict[str | None, int] = {}
+    for number, (_, _, ref) in enumerate(refs):
+        first.setdefault(key_of(ref.image_id), number)
+    for where, source, ref in sorted(refs, key=lambda it: first[key_of(it[2].image_id)]):
+        with ledger.skipping():
+            if _is_of_split(ref, options, ledger):
+                image, things = index.find(ref, where)
+                path = find_image(given.images_dir, image.name(where), where)
+                yield _Found(where, source, ref, things, image, path)
 
 
 def _is_of_split(ref: Ref, options: Options, ledger: Ledger) -> bool:
     found = in_split(ref.split, options.split)
     ledger.left_out[f"ref of split {ref.split} (--split)"] += not found
     return found
-
-
-def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Sources, ledger: Ledger) -> Iterator[_Found]:
-    if given.instances is None or given.images_dir is None:
-        return
-    index = Index(given.instances)
-    for where, source, ref in refs:
-        with ledger.skipping():
-            image = index.image_of(ref, where)
-            path = find_image(given.images_dir, image.name(where), where)
-            yield _Found(where, source, ref, index.annotations_of(ref, where), image, path)
 
 
 def _of_tables(given: _Sources, options: Options, ledger: Ledger) -> Iterator[_Found]:
@@ -200,27 +190,16 @@ def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path |
     return _Found(where, path.name, ref, [thing], InstancesImage(file_name=name), image)
 
 
-# ------------------------------------------------------------------------------------------------ items
-
-
-def _items(refs: Iterable[_Found], options: Options, ledger: Ledger) -> Iterator[Item]:
-    for found in refs:
-        with ledger.skipping():
-            yield from _items_of(found, options, ledger)
-
-
 def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]:
     """Yield one item for each expression of a ref."""
-    where, ref = found.where, found.ref
+    where, ref, image = found.where, found.ref, found.image
     written = options.convention("xywh-abs")
     boxes = [written.as_corners(numbers_of(thing.bbox, 4, where)) for thing in found.things]
-    size_wh = found.image.size_wh(where)
+    size_wh = size_of(image.width, image.height, f"{where}: image {image.id}")
     if not boxes and not ref.is_empty:
         raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; correct it")
     if boxes and ref.no_target:
         raise RowError("ref without and with target", f"{where}: no_target, but with ann_id {ref.ann_id}; correct it")
-    if isinstance(ref.ann_id, list):
-        ledger.notes["annotation that a ref names twice"] += len(ref.ann_id) - len(ref.annotations)
     if any(thing.iscrowd for thing in found.things):
         ledger.notes["expression for a crowd annotation: its box is the target"] += len(ref.sentences)
     for sentence in ref.sentences:
@@ -237,7 +216,7 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
             written=written,
             boxes_xyxy=boxes,
             image_id=str(key_of(ref.image_id)),
-            file_name=str(found.image.file_name or ""),
+            file_name=str(image.file_name or ""),
             source_ann=facts,
         )
 
@@ -252,9 +231,16 @@ def convert(
 ) -> Reading:
     """The rows of refs, or of parquet files."""
     given = _sort_sources(sources)
-    refs, some_empty = _of_files(given, options, ledger)
+    refs = list(_read_refs(given, ledger))
+    some_empty = any(ref.is_empty for *_, ref in refs)
+
+    def items() -> Iterator[Item]:
+        for found in chain(_of_files(refs, given, options, ledger), _of_tables(given, options, ledger)):
+            with ledger.skipping():
+                yield from _items_of(found, options, ledger)
+
     return Reading(
-        items=_items(chain(refs, _of_tables(given, options, ledger)), options, ledger),
+        items=items(),
         files=[path for path in sources if path.is_file()],
         allow_none=some_empty if options.negatives is None else options.negatives > 0,
     )

@@ -11,7 +11,7 @@ them. Grey images stay grey.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -84,26 +84,23 @@ def heads_of(annotation: Path, where: str) -> list[Point]:
     return [(x - 1, y - 1) for x, y in points_of(pairs, where)]
 
 
-def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Iterator[Item]:
-    """Yield an item for each image and task."""
-    for crowd in crowds:
-        where = f"{crowd.image_id}: {crowd.annotation.name}"
-        with ledger.skipping():
-            heads = heads_of(crowd.annotation, where)
-            size_wh, _ = read_size(crowd.image)
-            for task in options.tasks:
-                points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
-                yield Item(
-                    where=where,
-                    image=crowd.image,
-                    task=task,
-                    phrases=(PHRASES[task],),
-                    points_xy=points,
-                    count=len(heads),
-                    image_id=crowd.image_id,
-                    file_name="/".join(crowd.image.parts[-4:]),  # `IMG_1.jpg` is in both parts and splits
-                    source_ann={"file": crowd.annotation.name},
-                )
+def _items(crowd: Crowd, options: Options, ledger: Ledger) -> Iterator[Item]:
+    """Yield an item for each task."""
+    where = f"{crowd.image_id}: {crowd.annotation.name}"
+    heads = heads_of(crowd.annotation, where)
+    size_wh, _ = read_size(crowd.image)
+    for task in options.tasks:
+        yield Item(
+            where=where,
+            image=crowd.image,
+            task=task,
+            phrases=(PHRASES[task],),
+            points_xy=points_inside(heads, size_wh, ledger) if task == "counting" else heads,
+            count=len(heads),
+            image_id=crowd.image_id,
+            file_name="/".join(crowd.image.parts[-4:]),  # `IMG_1.jpg` is in both parts and splits
+            source_ann={"file": crowd.annotation.name},
+        )
 
 
 @converter("counting", "pointing", example="part_A part_B shanghai_test.parquet --split test --max-instances 500")
@@ -111,7 +108,7 @@ def convert(parts: Annotated[list[Path], "part_A, part_B, or both."], options: O
     """The rows of the parts' folders."""
     crowds = [crowd for part in parts for crowd in crowds_of(part, options.split, ledger)]
     return Reading(
-        items=items_of(crowds, options, ledger),
+        items=ledger.each(_items, ((crowd, options, ledger) for crowd in crowds)),
         files=[crowd.annotation for crowd in crowds if crowd.annotation.is_file()],
         name=", ".join(part.absolute().name for part in parts),
         total=len(crowds) * len(options.tasks),

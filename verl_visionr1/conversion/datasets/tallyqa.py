@@ -49,62 +49,56 @@ class Question(NamedTuple):
     record: Mapping[str, Any]
 
 
+def _question(where: str, record: Any) -> Iterator[Question]:
+    record = record_of(record, where)
+    where = f"{where} (question_id {record.get('question_id')!r})"
+    text, answer = text_of(record, ["question"], where), count_of(record.get("answer"), where)
+    yield Question(where, text, answer, text_of(record, ["image"], where), record)
+
+
 def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> list[list[Question]]:
     """Read the questions of each image, in the order of the file; equal questions once."""
     alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
     key_of, keys = dict[str, str](), ImageKeys()
     has_simple = False
-    for where, record in read_records(path):
-        with ledger.skipping():
-            question = _question(where, record)
-            has_simple |= "issimple" in question.record
-            if options.simple_only and question.record.get("issimple") is not True:
-                ledger.left_out["question that is not simple (--simple-only)"] += 1
-                continue
-            if (name := question.image) not in key_of:
-                found = find_below(images_dir, name)
-                key_of[name] = name if found is None else keys.key(name, found)
-            alike[key_of[name]][" ".join(re.findall(r"\w+", question.text.lower()))].append(question)
+    for question in ledger.each(_question, read_records(path)):
+        has_simple |= "issimple" in question.record
+        if options.simple_only and question.record.get("issimple") is not True:
+            ledger.left_out["question that is not simple (--simple-only)"] += 1
+            continue
+        if (name := question.image) not in key_of:
+            found = find_below(images_dir, name)
+            key_of[name] = name if found is None else keys.key(name, found)
+        alike[key_of[name]][" ".join(re.findall(r"\w+", question.text.lower()))].append(question)
     if options.simple_only and not has_simple:
         raise RowsError(f"{path}: no entry has issimple (train.json never has); leave out --simple-only")
-    return [_merge_repeats(questions, ledger) for questions in alike.values()]
+    return [list(_merge_repeats(questions, ledger)) for questions in alike.values()]
 
 
-def _question(where: str, record: Any) -> Question:
-    record = record_of(record, where)
-    where = f"{where} (question_id {record.get('question_id')!r})"
-    text, answer = text_of(record, ["question"], where), count_of(record.get("answer"), where)
-    return Question(where, text, answer, text_of(record, ["image"], where), record)
-
-
-def _merge_repeats(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
-    kept = []
+def _merge_repeats(alike: dict[str, list[Question]], ledger: Ledger) -> Iterator[Question]:
     for questions in alike.values():
         if len({question.answer for question in questions}) > 1:
             ledger.left_out["question repeated for its image with another answer"] += len(questions)
-            continue
-        kept.append(questions[0])
-        ledger.notes["question repeated for its image with the same answer"] += len(questions) - 1
-    return kept
+        else:
+            ledger.notes["question repeated for its image with the same answer"] += len(questions) - 1
+            yield questions[0]
 
 
-def items_of(questions: list[list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
-    """Yield the items of all questions."""
-    for of_image in filter(None, questions):
-        with ledger.skipping():
-            path = find_image(images_dir, of_image[0].image, of_image[0].where)
-            for question in of_image:
-                kept = ("question_id", "data_source", "issimple")
-                yield Item(
-                    where=question.where,
-                    image=path,
-                    task="counting",
-                    question=question.text,
-                    count=question.answer,
-                    image_id=str(question.record.get("image_id", "")),
-                    file_name=question.image,
-                    source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
-                )
+def _items(questions: list[Question], images_dir: Path, name: str) -> Iterator[Item]:
+    """Yield the items of an image."""
+    path = find_image(images_dir, questions[0].image, questions[0].where) if questions else Path()
+    for question in questions:
+        kept = ("question_id", "data_source", "issimple")
+        yield Item(
+            where=question.where,
+            image=path,
+            task="counting",
+            question=question.text,
+            count=question.answer,
+            image_id=str(question.record.get("image_id", "")),
+            file_name=question.image,
+            source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
+        )
 
 
 @converter("counting", example="test.json images tally_test.parquet --split test --simple-only")
@@ -117,5 +111,5 @@ def convert(
     """The rows of an annotation file."""
     require_images(images_dir)
     questions = read_questions(annotations, images_dir, options, ledger)
-    items = items_of(questions, images_dir, annotations.name, ledger)
+    items = ledger.each(_items, ((of_image, images_dir, annotations.name) for of_image in questions))
     return Reading(items=items, files=[annotations], total=sum(map(len, questions)))

@@ -16,6 +16,7 @@ are kept, and all prompts explain how to answer them; `--negatives 0` leaves the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,26 +37,27 @@ from verl_visionr1.conversion.values import size_of
 from verl_visionr1.files import RowError
 from verl_visionr1.targets import normalize_label
 
-LISTS = (
-    (
-        "Examine the image for any objects from the category set. Report the coordinates of each detected object. "
-        "The category set includes ",
-        "",
-    ),
-    (
-        "Locate every item from the category list in the image and output the coordinates in JSON format. "
-        "The category set includes ",
-        "",
-    ),
-    ("Locate every instance that belongs to the following categories: '", "'. Report bbox coordinates in JSON format."),
+LISTS = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"Examine the image for any objects from the category set\. Report the coordinates of each detected object\. "
+        r"The category set includes (.+)",
+        r"Locate every item from the category list in the image and output the coordinates in JSON format\. "
+        r"The category set includes (.+)",
+        r"Locate every instance that belongs to the following categories: '(.+)'\. "
+        r"Report bbox coordinates in JSON format\.",
+    )
 )
-"""Text before and after a category list: Griffon's wording, and the two replacements for Qwen."""
-PHRASES = (
-    ("Can you point out ", " in the image and provide the coordinates of its location?"),
-    ("Locate the exact position of ", " in the picture, if you can."),
-    ("Locate every ", " in the image and output the coordinates in JSON format."),
+"""Questions with a category list: Griffon's wording, and the two replacements for Qwen."""
+PHRASES = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"Can you point out (.+) in the image and provide the coordinates of its location\?",
+        r"Locate the exact position of (.+) in the picture, if you can\.",
+        r"Locate every (.+) in the image and output the coordinates in JSON format\.",
+    )
 )
-"""Text before and after one phrase: Griffon's two wordings, and the replacement for Qwen."""
+"""Questions with one phrase: Griffon's two wordings, and the replacement for Qwen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,7 @@ class Options(BoxFlags):
     images_dir: Annotated[Path | None, "Folder of the images, if the rows have paths instead of bytes."] = None
 
 
-def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
-    for path in files:
-        for where, record in read_records(path):
-            with ledger.skipping():
-                yield _item(where, record, options, ledger)
-
-
-def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> Item:
+def _items(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> Iterator[Item]:
     problem = record.get("problem")
     if not isinstance(problem, str) or not problem.strip():
         raise RowError("no problem", f"{where}: problem is {problem!r}: needs a text; correct or remove the row")
@@ -90,7 +85,7 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
         ledger.notes["num_instances differs from the number of boxes: boxes used"] += 1
     image = record.get("image")
     name = image.get("path") if isinstance(image, dict) else image
-    return Item(
+    yield Item(
         where=where,
         image=embedded_image(image, where, options.images_dir),
         task=task,
@@ -106,35 +101,21 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     )
 
 
-# ------------------------------------------------------------------------------------------------ questions
-
-
 def _parse_problem(
     where: str, problem: str, labels: Sequence[str], ids: Mapping[str, int], options: Options, ledger: Ledger
 ) -> tuple[str, tuple[str, ...]]:
     """Return the task, and the category list or the one phrase."""
     known = sorted(ids, key=lambda name: ids[name])
-    for before, behind in LISTS:
-        if (listed := between(problem, before, behind)) is not None:
-            return "detection", _categories(where, listed, [*known, *labels], ledger)
-    for before, behind in PHRASES:
-        if (phrase := between(problem, before, behind)) is not None:
-            return "grounding", (phrase,)
+    for wording in LISTS:
+        if (found := wording.fullmatch(problem)) and found[1].strip():
+            return "detection", _categories(where, found[1].strip(), [*known, *labels], ledger)
+    for wording in PHRASES:
+        if (found := wording.fullmatch(problem)) and found[1].strip():
+            return "grounding", (found[1].strip(),)
     if options.keep_prompts and known:
         return "detection" if len(known) > 1 else "grounding", tuple(known)
     advice = "correct it, or keep it with --keep-prompts (then the categories are those of target_id_maps)"
     raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} has none of the known wordings; {advice}")
-
-
-def between(text: str, before: str, behind: str) -> str | None:
-    """Return the text between two others; None if they do not enclose it, or it is empty.
-
-    >>> between("Locate the exact position of a cat in the picture, if you can.", *PHRASES[1])
-    'a cat'
-    """
-    if not text.startswith(before) or not text.endswith(behind):
-        return None
-    return text[len(before) : len(text) - len(behind)].strip() or None
 
 
 def split_list(listed: str) -> list[str]:
@@ -181,9 +162,6 @@ def _label(where: str, label: str, task: str, phrases: Sequence[str], ledger: Le
     raise RowError("category not asked for", f"{where}: {reason}; correct it")
 
 
-# ------------------------------------------------------------------------------------------------ columns
-
-
 def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
     """Decode a column with JSON text, or check the decoded value."""
     try:
@@ -198,4 +176,5 @@ def convert(
 ) -> Reading:
     """The rows of the data set's files."""
     files = files_of(source, (".parquet", ".arrow"), options.split)
-    return Reading(items=_items(files, options, ledger), files=files, allow_none=options.negatives != 0)
+    entries = ((where, record, options, ledger) for path in files for where, record in read_records(path))
+    return Reading(items=ledger.each(_items, entries), files=files, allow_none=options.negatives != 0)

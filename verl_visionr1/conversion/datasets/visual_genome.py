@@ -38,6 +38,8 @@ from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import normalize_label
 
 FOLDERS = ("VG_100K", "VG_100K_2")
+SAME_IOU = 0.7
+"""Regions of one phrase with at least this IoU are one object: the first is used."""
 _REGIONS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -50,14 +52,7 @@ class Options(BoxFlags):
         Literal["drop", "merge"],
         "A phrase of several regions of an image: drop it, or merge them into a row with several boxes.",
     ] = "drop"
-    same_iou: Annotated[float, "Regions of one phrase with at least this IoU are one object: the first is used."] = 0.7
-
     image_data: Annotated[Path | None, "image_data.json: folder, size and COCO number of each image."] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.same_iou <= 1:
-            raise RowsError(f"--same-iou {self.same_iou}: needs an IoU above 0, at most 1")
 
 
 class ImageData(msgspec.Struct, gc=False):
@@ -88,7 +83,7 @@ class _Region(msgspec.Struct, gc=False):
     region_id: int | None = None
 
 
-_REGION = msgspec.json.Decoder(_Region)
+_ENTRY, _REGION = msgspec.json.Decoder(_ImageRegions), msgspec.json.Decoder(_Region)
 
 
 def _number_of(entry: ImageData | _ImageRegions) -> int | None:
@@ -107,27 +102,25 @@ def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None) -
         raise RowsError(f"{named}, but {reason}; use Visual Genome's own image_data.json")
 
 
-# ---------------------------------------------------------------------------------------------- items
-
-
 def _items(
-    path: Path, images: Mapping[int, ImageData] | None, images_dir: Path, options: Options, ledger: Ledger
+    where: str,
+    raw: msgspec.Raw,
+    images: Mapping[int, ImageData] | None,
+    images_dir: Path,
+    options: Options,
+    ledger: Ledger,
 ) -> Iterator[Item]:
-    decode = msgspec.json.Decoder(_ImageRegions).decode
-    for number, raw in enumerate(read_json(path, list[msgspec.Raw])):
-        where = f"{path.name}: entry {number}"
+    entry = decoded(_ENTRY.decode, raw, where)
+    image_id = _number_of(entry)
+    if image_id is None:
+        raise RowError("image without id", f"{where}: needs an image_id or id; correct it")
+    where = f"{where} (image {image_id})"
+    image = _image(image_id, images, images_dir, where)
+    regions: list[_Region] = []
+    for i, region in enumerate(decoded(_REGIONS.decode, entry.regions, f"{where}: regions")):
         with ledger.skipping():
-            entry = decoded(decode, raw, where)
-            image_id = _number_of(entry)
-            if image_id is None:
-                raise RowError("image without id", f"{where}: needs an image_id or id; correct it")
-            where = f"{where} (image {image_id})"
-            image = _image(image_id, images, images_dir, where)
-            regions: list[_Region] = []
-            for i, region in enumerate(decoded(_REGIONS.decode, entry.regions, f"{where}: regions")):
-                with ledger.skipping():
-                    regions.append(decoded(_REGION.decode, region, f"{where}: regions[{i}]"))
-            yield from _items_of_image(regions, where, image, options, ledger)
+            regions.append(decoded(_REGION.decode, region, f"{where}: regions[{i}]"))
+    yield from _items_of_image(regions, where, image, options, ledger)
 
 
 def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Path, where: str) -> dict[str, Any]:
@@ -162,7 +155,7 @@ def _items_of_image(
         by_phrase.setdefault(normalize_label(_shown(region.phrase)), []).append(region)
     for group in by_phrase.values():
         boxes = [written.as_corners((it.x, it.y, it.width, it.height)) for it in group]
-        objects = _objects([(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes], options.same_iou)
+        objects = _objects([(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes])
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
         if len(objects) > 1 and options.repeats == "drop":
             ledger.left_out["phrase that several regions of its image have (--repeats)"] += 1
@@ -179,11 +172,11 @@ def _items_of_image(
         )
 
 
-def _objects(boxes: list[Box], same_iou: float) -> list[Box]:
+def _objects(boxes: list[Box]) -> list[Box]:
     """Return boxes of one phrase without those that overlap an earlier one."""
     objects: list[Box] = []
     for box in boxes:
-        if not any(box == other or iou(box, other) >= same_iou for other in objects):
+        if not any(box == other or iou(box, other) >= SAME_IOU for other in objects):
             objects.append(box)
     return objects
 
@@ -215,4 +208,6 @@ def convert(
         images = {number: entry for entry in entries if (number := _number_of(entry)) is not None}
         files.append(image_data)
     _check_exclusion(options, images)
-    return Reading(items=_items(regions, images, images_dir, options, ledger), files=files)
+    raws = ((f"{regions.name}: entry {i}", raw) for i, raw in enumerate(read_json(regions, list[msgspec.Raw])))
+    items = ledger.each(_items, ((*it, images, images_dir, options, ledger) for it in raws))
+    return Reading(items=items, files=files)

@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.identity import path_name
@@ -102,9 +100,6 @@ def _image_name(where: str, record: Mapping[str, Any]) -> str | None:
     return names[0] if names else None
 
 
-# ------------------------------------------------------------------------------------------------ rec_jsons_processed
-
-
 def _of_expression(
     where: str, record: Mapping[str, Any], image: str, folder: Path, options: Options, ledger: Ledger
 ) -> Item:
@@ -144,14 +139,10 @@ def expression_in(problem: str) -> str | None:
 def _boxes(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> list[list[float]]:
     """Return the boxes of `solution` if it is in pixels, else those of `bbox_list`."""
     solution, short = (_boxes_in(where, record.get(key)) for key in ("solution", "bbox_list"))
-    if solution is not None and short is not None and _are_equal(solution, list(map(_with_pixel, short))):
-        return solution
-    normalized = _boxes_in(where, record.get("normalized_solution"))
-    if solution is not None and solution == normalized:
-        return _restore_pixels(where, record, solution, short or [])
     if solution is not None:
-        differs = short is not None and not _are_equal(solution, short)
-        ledger.notes["bbox_list that differs from solution by more than its pixel: solution used"] += differs
+        if solution == _boxes_in(where, record.get("normalized_solution")):
+            reason = "solution is normalized_solution (for InternVL, in 0-1000, floored)"
+            raise RowError("box of a model's frame", f"{where}: {reason}; use the file with boxes in pixels")
         return solution
     if short is None:
         given = record.get("bbox_list") or record.get("solution")
@@ -167,29 +158,8 @@ def _boxes_in(where: str, value: Any) -> list[list[float]] | None:
     return (read_solution(value, where).boxes or None) if value and isinstance(value, list | str) else None
 
 
-def _restore_pixels(
-    where: str, record: Mapping[str, Any], solution: list[list[float]], short: list[list[float]]
-) -> list[list[float]]:
-    """Return the boxes in pixels behind a floored solution in 0-1000: `bbox_list` with or without its pixel."""
-    size_wh = size_of(record.get("width"), record.get("height"), where)
-    if size_wh is not None and short:
-        for boxes in (list(map(_with_pixel, short)), short):
-            if [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution:
-                return boxes
-    reason = "solution is normalized_solution (for InternVL, in 0-1000, floored), and does not match bbox_list"
-    raise RowError("box of a model's frame", f"{where}: {reason}; use the file of rec_jsons_processed")
-
-
-def _are_equal(boxes: list[list[float]], others: list[list[float]]) -> bool:
-    """Whether boxes are equal up to rounding of sums."""
-    return len(boxes) == len(others) and np.allclose(boxes, others, rtol=1e-9, atol=1e-6)
-
-
 def _with_pixel(box: Sequence[float]) -> list[float]:
     return [box[0], box[1], box[2] + 1, box[3] + 1]
-
-
-# ------------------------------------------------------------------------------------------------ conversations
 
 
 def _of_conversation(

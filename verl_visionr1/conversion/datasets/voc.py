@@ -66,15 +66,11 @@ class _Object(NamedTuple):
 
 @dataclass(slots=True)
 class _Folders:
-    """The images by name without suffix, the xml that uses each, and images used by two."""
+    """The images by name without suffix, and the xml that uses each."""
 
     images_dir: Path
     by_stem: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     taken_by: dict[Path, str] = field(default_factory=dict)
-    contested: set[Path] = field(default_factory=set)
-
-
-# ---------------------------------------------------------------------------------------------- which files
 
 
 def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> tuple[list[str], bool]:
@@ -129,14 +125,9 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
             reason = f"no image {stem}.* nor one of its <filename> {filename!r} in {folders.images_dir}"
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
     if path in folders.taken_by:
-        folders.contested.add(path)
-        reason = f"its image {path.name} is also that of {folders.taken_by[path]}"
-        raise RowError("two xml files of one image", f"{where}: {reason}; remove one of them")
+        raise RowsError(f"{where}: its image {path.name} is also that of {folders.taken_by[path]}; remove one of them")
     folders.taken_by[path] = where
     return path
-
-
-# ---------------------------------------------------------------------------------------------- contents
 
 
 def read_voc(
@@ -160,9 +151,6 @@ def read_voc(
                 continue
             read.append((AnnotatedImage(stem, file_name, path, _size_of(root, path, name, ledger)), []))
             _read_objects(root, name, read[-1][1], ledger)
-    contested = [entry for entry, _ in read if entry.path in folders.contested]
-    ledger.left_out["image of two xml files"] += len(contested)
-    read = [(entry, objects) for entry, objects in read if entry.path not in folders.contested]
     if is_whole:
         stems = {os.path.splitext(name)[0] for name in names}
         unnamed = [name for stem, group in folders.by_stem.items() if stem not in stems for name in group]

@@ -60,9 +60,6 @@ class _Listed(NamedTuple):
     labels: Path
 
 
-# ---------------------------------------------------------------------------------------------- which images
-
-
 def _of_split(described: Description, options: Options, ledger: Ledger) -> Iterator[_Listed]:
     """Yield the images of the split, each once."""
     seen: set[Path] = set()
@@ -96,9 +93,6 @@ def _labels_of(image: Path, name: str, folder: Path | None) -> Path:
     folders, found, rest = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
     path = Path(f"{folders}{os.sep}labels{os.sep}{rest}") if found else Path(rest)
     return find_below(path.parent, path.name) or path
-
-
-# ---------------------------------------------------------------------------------------------- labels
 
 
 def read_yolo(
