@@ -33,9 +33,7 @@ from doctor_rows import (
 
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.row_layouts import PATH_SCHEMA
-from verl_visionr1.rows import read_rows, target_of
-from verl_visionr1.targets import Target
-from verl_visionr1.tools.doctor.examination import examine
+from verl_visionr1.rows import read_rows
 from verl_visionr1.tools.doctor.fixing import fix_file
 
 
@@ -94,40 +92,25 @@ def test_coordinates_are_mended_as_told(copy: Path, name: str) -> None:
         assert np.allclose(before, after, atol=0.11)
 
 
-@pytest.mark.parametrize("boxes", [[[0.1, 0.1, 0.4, 0.5]], []])
-def test_regions_to_ignore_are_brought_to_pixels_with_the_boxes(tmp_path: Path, boxes: list[list[float]]) -> None:
-    truth = Target(
-        task="grounding",
-        size_wh=(100, 80),
-        boxes_xyxy=boxes,
-        labels=["cat"] * len(boxes),
-        categories=["cat"],
-        ignore_xyxy=[[0.5, 0.5, 0.9, 0.95]] * 2,
-    )
-    path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path, truth=truth.to_json())])
-    (found,) = [group.examples for group in examine([path]).found if group.kind == "coordinates"]
-    assert [problem.reason.partition(":")[0] for problem in found] == ["boxes_xyxy"] * len(boxes) + ["ignore_xyxy"]
-    changes = fix_file([path], tmp_path / "mended.parquet", NAMED["xyxy-norm1"])
-    assert [*changes.counts.values()] == [len(boxes) + 2]
-    (row,) = read_rows(tmp_path / "mended.parquet")
-    mended = target_of(row)
-    assert mended.boxes_xyxy == ((10, 8, 40, 40),) * len(boxes)
-    assert mended.ignore_xyxy == ((50, 40, 90, 76),) * 2
-
-
 @pytest.mark.parametrize(
     "others",
-    [{"points_xy": [[20, 20], [70, 60]]}, {"masks": [{"polygons_xy": [[10, 8, 40, 8, 40, 40]]}] * 2}],
-    ids=["points", "masks"],
+    [
+        {"ignore_xyxy": [[0.5, 0.5, 0.9, 0.95]] * 2},
+        {"points_xy": [[20, 20], [70, 60]]},
+        {"masks": [{"polygons_xy": [[10, 8, 40, 8, 40, 40]]}] * 2},
+    ],
+    ids=["ignored", "points", "masks"],
 )
-def test_boxes_beside_points_or_masks_are_brought_to_pixels(tmp_path: Path, others: dict[str, Any]) -> None:
+def test_all_boxes_are_brought_to_pixels_and_the_rest_stays(tmp_path: Path, others: dict[str, Any]) -> None:
     boxes = [[0.1, 0.1, 0.4, 0.5], [0.5, 0.5, 0.9, 0.95]]
     truth = {"task": "grounding", "size_wh": [100, 80], "boxes_xyxy": boxes, "labels": ["cat", "cat"], **others}
     path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path, truth=json.dumps(truth))])
-    fix_file([path], tmp_path / "mended.parquet", NAMED["xyxy-norm1"])
+    changes = fix_file([path], tmp_path / "mended.parquet", NAMED["xyxy-norm1"])
+    assert changes.counts.total() == 2 + len(others.get("ignore_xyxy", ()))
     (row,) = read_rows(tmp_path / "mended.parquet")
-    fixed = json.loads(row["reward_model"]["ground_truth"])
-    assert fixed == truth | {"boxes_xyxy": [[10, 8, 40, 40], [50, 40, 90, 76]]}
+    truth["boxes_xyxy"] = [[10, 8, 40, 40], [50, 40, 90, 76]]
+    truth |= {"ignore_xyxy": [[50, 40, 90, 76]] * 2} if "ignore_xyxy" in others else {}
+    assert json.loads(row["reward_model"]["ground_truth"]) == truth
 
 
 REFUSED = {  # options -> what is said

@@ -12,7 +12,7 @@ from planned import RUN, SEVEN, THREE
 from verl_visionr1.tools.plan import memory
 from verl_visionr1.tools.plan.choosing import MARGIN, plan
 from verl_visionr1.tools.plan.memory import GB, Machine, Run, Settings, Step, total
-from verl_visionr1.tools.plan.shape import KNOWN, PlanError, Shape, shape_of_size
+from verl_visionr1.tools.plan.shape import KNOWN, PlanError, Shape
 
 DEFAULTS = Settings()
 
@@ -24,15 +24,9 @@ def parts_of(shape: Shape, n: int, run: Run = RUN, settings: Settings = DEFAULTS
 BY_HAND = {
     # 7B: 8.292e9 x 4, x 4 and x 8 bytes over N; two layers and the head in bf16 with a gradient in bf16 and fp32:
     # 2 x (545.0e6 + 2 x 233.0e6) + 6 x 545.0e6 = 5.29e9; 512 x 152064 x 20 = 1.56e9.
-    "7B on 1": (
-        SEVEN,
-        1,
-        {"weights": 33.17, "gradients": 33.17, "Adam": 66.34, "gathered layers": 5.29, "logits": 1.56},
-    ),
     "7B on 8": (SEVEN, 8, {"weights": 4.15, "gradients": 4.15, "Adam": 8.29, "gathered layers": 5.29, "logits": 1.56}),
     # 3B: 3.755e9; head 311.2e6, layers of 77.1e6: 2 x (311.2 + 154.1) + 6 x 311.2 = 2798e6.
     "3B on 2": (THREE, 2, {"weights": 7.51, "gradients": 7.51, "Adam": 15.02, "gathered layers": 2.8, "logits": 1.56}),
-    "3B on 4": (THREE, 4, {"weights": 3.76, "gradients": 3.75, "Adam": 7.51, "gathered layers": 2.8, "logits": 1.56}),
 }
 
 
@@ -50,14 +44,9 @@ def test_activations_by_hand() -> None:
     """
     settings = Settings(tokens=8000)
     assert parts_of(SEVEN, 1, settings=settings)["activations"] == pytest.approx(2.01 + 2.18 + 3.13, abs=0.02)
-    frozen = replace(RUN, is_vision_frozen=True)
-    assert parts_of(SEVEN, 1, frozen, settings)["activations"] == pytest.approx(2.01 + 3.13, abs=0.02)
-
-
-def test_logits_without_a_fused_head() -> None:
-    """The classic: 10,000 tokens x 152,064 words x 8 bytes."""
-    parts = parts_of(SEVEN, 1, settings=Settings(tokens=8000, is_fused=False))
-    assert parts["logits"] == pytest.approx(12.17, abs=0.01)
+    frozen = parts_of(SEVEN, 1, replace(RUN, is_vision_frozen=True), replace(settings, is_fused=False))
+    assert frozen["activations"] == pytest.approx(2.01 + 3.13, abs=0.02)
+    assert frozen["logits"] == pytest.approx(12.17, abs=0.01)  # 10,000 tokens x 152,064 words x 8 bytes
 
 
 def test_weights_on_their_way_by_hand() -> None:
@@ -82,12 +71,10 @@ def test_a_frozen_tower_and_an_adapter_need_no_gradients() -> None:
 CHOICES = {
     # what, machine, run -> (offload_adam, offload_params, offload_always, tensor_parallel)
     "7B on 8 x 80": (SEVEN, Machine(8), RUN, (False, False, False, 1)),
-    "7B on 2 x 80": (SEVEN, Machine(2), RUN, (False, False, False, 1)),
     "7B on 1 x 80": (SEVEN, Machine(1), RUN, (False, False, True, 1)),
     "7B with LoRA on 1 x 80": (SEVEN, Machine(1), replace(RUN, lora_rank=64), (False, False, False, 1)),
     "7B on 8 x 24": (SEVEN, Machine(8, gpu_gb=24), RUN, (False, False, True, 2)),
     "3B on 1 x 80": (THREE, Machine(1), RUN, (False, False, False, 1)),
-    "3B on 8 x 24": (THREE, Machine(8, gpu_gb=24), RUN, (False, False, False, 1)),
     "3B on 4 x 40, many long answers": (THREE, Machine(4, gpu_gb=40), Run(4096, 8192, 8, 512), (True, False, False, 2)),
     "72B on 4 nodes": (KNOWN["Qwen2.5-VL-72B"], Machine(8, nodes=4), RUN, (False, False, False, 4)),
 }
@@ -193,10 +180,3 @@ def test_a_plan_fits_and_is_one_that_more_gpus_fit_too(shape: Shape, machine: Ma
     assert 0 < found.share <= 0.9
     assert found.sequences <= found.wanted
     plan(shape, replace(machine, nodes=2 * machine.nodes), run)
-
-
-@given(st.floats(1e8, 2e11))
-def test_any_size_has_a_shape(params: float) -> None:
-    shape = shape_of_size(params)
-    assert shape.params == params
-    assert 0 <= shape.vision_params < params

@@ -120,7 +120,7 @@ def row_problems(
     if sample.truth_error and not is_delegated(delegate, sample.data_source):
         advice = f"or, if verl's own reward scores {sample.data_source!r} (visionr1.delegate), give --delegate"
         yield sample.problem("unreadable truth", f"{sample.truth_error}; {CONVERT_AGAIN}, {advice}")
-    turns = sample.record["prompt"]
+    turns = sample.record.get("prompt")
     if not turns or not (isinstance(turns, list) and all(map(_is_turn, turns))):
         reason = f"prompt = {str(turns)[:80]}: needs turns with a role and a text; {CONVERT_AGAIN}"
         yield sample.problem("malformed prompt", reason)

@@ -139,7 +139,8 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
 
 def _read_ours(sample: Sample) -> None:
     row = sample.record = as_verl_row(sample.record)
-    turns = row["prompt"] if isinstance(row["prompt"], list) else []
+    turns = row.get("prompt")
+    turns = turns if isinstance(turns, list) else []
     sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
     images = row.get("images")
     sample.images = [_image_of(image) for image in images] if isinstance(images, list) else []

@@ -151,12 +151,12 @@ def balance_problems(census: Census) -> Iterator[Problem]:
 
 @dataclass(slots=True)
 class Repeats:
-    """Questions and images of all files.
+    """Questions and images of all files, each with the place where it is first.
 
     Attributes:
-        questions: key of (image, prompt) -> (file, first row with it, digest of its ground truth).
-        trained: digest or identity of an image -> (file, first training row) with it.
-        held_out: (file, that key) -> (first validation row of the file, place of the image there).
+        questions: key of (image, prompt) -> (file, row, digest of its ground truth).
+        trained: digest or identity of an image of training rows -> (file, row).
+        held_out: (file, that key) of validation rows -> (row, place of the image in the row).
     """
 
     questions: dict[bytes, tuple[str, int, bytes]] = field(default_factory=dict)
