@@ -8,23 +8,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from verl_visionr1 import PRESETS, Target
 from verl_visionr1.cli import app
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.images import RowImage
-from verl_visionr1.rollouts.finding import Finder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import read_rollouts
 from verl_visionr1.rollouts.training_rows import TrainingRows, read_training_rows
 from verl_visionr1.row_writer import RowWriter
 from verl_visionr1.rows import Row
-from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty
-from verl_visionr1.tools.difficulty.rates import measure
-from verl_visionr1.tools.difficulty.report import Report
-from verl_visionr1.tools.difficulty.selection import Bar, Rules
+from verl_visionr1.tools.difficulty.filtering import COLUMNS, Measured, Report, filter_by_difficulty, measure
+from verl_visionr1.tools.difficulty.selection import Rules
 
 WH = (640, 480)
 JUDGING = Judging(PRESETS["visionr1"], FRAMES["original"])
@@ -90,19 +86,15 @@ def write_dump(path: Path, rollouts: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
-def rates_of(data: TrainingRows, dump: Path, *, bar: Bar | None = None, match: Any = "prompt") -> tuple[Any, list[Any]]:
+def rates_of(data: TrainingRows, dump: Path, **rules: Any) -> tuple[Measured, list[str | None]]:
     """(all numbers, pass rate of each row as a fraction of its samples, None where it has none)."""
-    rates = measure(read_rollouts([dump], columns=COLUMNS), data, JUDGING, bar or Bar(), Finder(data, match))
-    samples, passed = rates.samples[data.prompts], rates.passed[data.prompts]
-    return rates, [f"{p}/{n}" if n else None for p, n in zip(passed, samples, strict=True)]
+    found = measure(read_rollouts([dump], columns=COLUMNS), data, JUDGING, Rules(**rules))
+    return found, [f"{p}/{n}" if n else None for p, n in zip(found.passed, found.samples, strict=True)]
 
 
-def filtered_by(dump: Path, data: Sequence[Path], out: Path | None = None, **options: Any) -> Report:
-    names = {"match", "min_samples", "skipped"} & set(options)
-    others = {name: options.pop(name) for name in names}
-    bar = options.pop("bar", Bar())
+def filtered_by(dump: Path, data: Sequence[Path], out: Path | None = None, **rules: Any) -> Report:
     rollouts = read_rollouts([dump], columns=COLUMNS)
-    return filter_by_difficulty(rollouts, read_training_rows(data), JUDGING, bar, Rules(**options), out=out, **others)
+    return filter_by_difficulty(rollouts, read_training_rows(data), JUDGING, Rules(**rules), out=out)
 
 
 def some_rows(n: int, embed: bool) -> list[Row]:

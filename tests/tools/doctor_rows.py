@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,11 @@ def doctor(*arguments: Any) -> Result:
 
 
 Truth = dict[str, Any]
+Change = Callable[[dict[str, Any], Truth, int], Any]
+Form = Callable[[list[float], int, int], list[float]]
 
 
-def change_rows(path: Path, change: Callable[[dict[str, Any], Truth, int], None]) -> None:
+def change_rows(path: Path, change: Change) -> None:
     """Rewrite a file with each row changed in place: (row, its truth as a dictionary, number)."""
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -45,52 +46,50 @@ def change_rows(path: Path, change: Callable[[dict[str, Any], Truth, int], None]
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
 
 
-def of_rows(change: Callable[[dict[str, Any], Truth, int], None]) -> Callable[[Path], None]:
+def of_rows(change: Change) -> Callable[[Path], None]:
     """The fault of a data set whose training rows are changed so."""
-    return wraps(change)(lambda folder: change_rows(folder / "train.parquet", change))
+    return lambda folder: change_rows(folder / "train.parquet", change)
 
 
-def of_boxes(name: str, form: Callable[[list[float], int, int], list[float]]) -> Callable[[Path], None]:
+def of_objects(change: Callable[[Truth], Any]) -> Callable[[Path], None]:
+    """The fault of a data set where some rows with objects are changed so."""
+    return of_rows(lambda row, truth, number: change(truth) if truth.get("boxes_xyxy") and number < 9 else None)
+
+
+def of_boxes(form: Form) -> Callable[[Path], None]:
     """The fault of a data set whose boxes are written so, from box and size."""
-
-    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
-        truth["boxes_xyxy"] = [form(box, *truth["size_wh"]) for box in truth.get("boxes_xyxy", [])]
-
-    change.__name__ = name
-    return of_rows(change)
+    written = lambda truth: [form(box, *truth["size_wh"]) for box in truth.get("boxes_xyxy", [])]  # noqa: E731
+    return of_rows(lambda row, truth, number: truth.update(boxes_xyxy=written(truth)))
 
 
-FORMS: dict[str, Callable[[list[float], int, int], list[float]]] = {
+def of_images(name: str, write: Callable[[Image.Image, Path], None]) -> Callable[[Path], None]:
+    """The fault of a data set where every third row shows a changed copy of its image."""
+
+    def spoil(folder: Path) -> None:
+        def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+            if number % 3 == 0:
+                with Image.open(row["images"][0]) as image:
+                    write(image, folder / f"{number}{name}")
+                row["images"] = [str(folder / f"{number}{name}")]
+
+        change_rows(folder / "train.parquet", change)
+
+    return spoil
+
+
+FORMS: dict[str, Form] = {
     "xyxy-abs": lambda b, w, h: b,
     "xywh-abs": lambda b, w, h: [b[0], b[1], b[2] - b[0], b[3] - b[1]],
     "yxyx-abs": lambda b, w, h: [b[1], b[0], b[3], b[2]],
     "xyxy-norm1": lambda b, w, h: [b[0] / w, b[1] / h, b[2] / w, b[3] / h],
     "xyxy-norm1000": lambda b, w, h: [round(1000 * v / side) for v, side in zip(b, (w, h) * 2, strict=True)],
 }
-fractions = of_boxes("fractions", FORMS["xyxy-norm1"])
-thousandths = of_boxes("thousandths", FORMS["xyxy-norm1000"])
-corner_and_size = of_boxes("corner_and_size", FORMS["xywh-abs"])
-y_before_x = of_boxes("y_before_x", FORMS["yxyx-abs"])
 
 
-@of_rows
-def inverted(row: dict[str, Any], truth: Truth, number: int) -> None:
-    if truth.get("boxes_xyxy") and number < 9:
-        x1, y1, x2, y2 = truth["boxes_xyxy"][0]
-        truth["boxes_xyxy"][0] = [x2, y1, x1, y2]
-
-
-@of_rows
-def zero_area(row: dict[str, Any], truth: Truth, number: int) -> None:
-    if truth.get("boxes_xyxy") and number < 9:
-        truth["boxes_xyxy"][0][3] = truth["boxes_xyxy"][0][1]
-
-
-@of_rows
-def duplicate_boxes(row: dict[str, Any], truth: Truth, number: int) -> None:
-    if truth.get("boxes_xyxy") and number < 9:
-        truth["boxes_xyxy"].append(truth["boxes_xyxy"][0])
-        truth["labels"].append(truth["labels"][0])
+def convert_again(folder: Path, split: str, to: Path, options: coco.Options) -> None:
+    """The drawn scenes of a split, in another way."""
+    scene = Path(str(next(read_rows(folder / "train.parquet"))["images"][0])).parents[1]
+    coco.convert(scene / "annotations" / f"instances_{split}.json", scene / split, to, options)
 
 
 def processed_pixels(folder: Path) -> None:
@@ -100,63 +99,22 @@ def processed_pixels(folder: Path) -> None:
 
     annotations = scenes.write_split(folder / "scenes", "train", count=N_IMAGES, seed=3, size_wh=(240, 160))
     coco.convert(annotations, folder / "scenes" / "train", folder / "train.parquet")
-    of_boxes("processed_pixels", form)(folder)
+    of_boxes(form)(folder)
 
 
-@of_rows
-def unnamed_labels(row: dict[str, Any], truth: Truth, number: int) -> None:
-    truth["labels"] = [label.replace("circle", "disk") for label in truth.get("labels", [])]
-
-
-@of_rows
-def silent_negatives(row: dict[str, Any], truth: Truth, number: int) -> None:
+def silence_negatives(row: dict[str, Any], truth: Truth, number: int) -> None:
     for turn in row["prompt"]:
         turn["content"] = turn["content"].replace(" If there is none, output [].", "")
 
 
-@of_rows
-def no_placeholder(row: dict[str, Any], truth: Truth, number: int) -> None:
+def drop_placeholders(row: dict[str, Any], truth: Truth, number: int) -> None:
     row["prompt"][0]["content"] = row["prompt"][0]["content"].removeprefix("<image>" if number % 2 else "")
 
 
-@of_rows
-def moved_images(row: dict[str, Any], truth: Truth, number: int) -> None:
-    row["images"] = ["/nowhere/a.png"]
-
-
-def other_image(folder: Path, name: str, write: Callable[[Image.Image, Path], None]) -> None:
-    """Every third row shows a changed copy of its image."""
-
-    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
-        if number % 3 == 0:
-            with Image.open(row["images"][0]) as image:
-                write(image, folder / f"{number}{name}")
-            row["images"] = [str(folder / f"{number}{name}")]
-
-    change_rows(folder / "train.parquet", change)
-
-
-def rotated(folder: Path) -> None:
-    other_image(folder, ".jpg", lambda image, path: image.save(path, exif=exif(6)))
-
-
-def cut_off(folder: Path) -> None:
-    def write(image: Image.Image, path: Path) -> None:
-        image.save(path)
-        path.write_bytes(path.read_bytes()[:-200])
-
-    other_image(folder, ".png", write)
-
-
-def shrunk(folder: Path) -> None:
-    other_image(folder, ".png", lambda image, path: image.resize((100, 60)).save(path))
-
-
-@of_rows
-def long_answers(row: dict[str, Any], truth: Truth, number: int) -> None:
+def answer_long(row: dict[str, Any], truth: Truth, number: int) -> None:
     if truth["task"] == "detection":
-        truth["boxes_xyxy"] = [[i, i, i + 20, i + 20.5] for i in range(60)]
-        truth["labels"] = [truth["categories"][0]] * 60
+        boxes = [[i, i, i + 20, i + 20.5] for i in range(60)]
+        truth.update(boxes_xyxy=boxes, labels=[truth["categories"][0]] * 60)
 
 
 def repeated_rows(folder: Path) -> None:
@@ -177,16 +135,6 @@ def leaking(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "val.parquet")
 
 
-def convert_again(folder: Path, split: str, to: Path, options: coco.Options) -> None:
-    """The drawn scenes of a split, in another way."""
-    scene = Path(str(next(read_rows(folder / "train.parquet"))["images"][0])).parents[1]
-    coco.convert(scene / "annotations" / f"instances_{split}.json", scene / split, to, options)
-
-
-def always_one(folder: Path) -> None:
-    convert_again(folder, "train", folder / "train.parquet", coco.Options(task="counting"))
-
-
 def of_another_project(folder: Path) -> None:
     table = pq.read_table(folder / "train.parquet")
     truth = pa.array([{"style": "rule", "ground_truth": [1.0, 2.0, 3.0, 4.0]}] * len(table))
@@ -194,28 +142,57 @@ def of_another_project(folder: Path) -> None:
     pq.write_table(table.set_column(at, "reward_model", truth), folder / "train.parquet")
 
 
-BROKEN: list[tuple[Callable[[Path], None], int, str]] = [
-    (inverted, 2, r"error: inverted box \(\d\).*row \d: boxes_xyxy\[0\] = .*x1 > x2"),
-    (zero_area, 2, r"error: zero-area box \(\d\)"),
-    (duplicate_boxes, 1, r"warning: duplicate box \(\d\).*is listed twice"),
-    (fractions, 1, r"coordinates.*boxes_xyxy.*look like x1 y1 x2 y2 in fractions"),
-    (thousandths, 2, r"coordinates.*boxes_xyxy: \d+ % of \d+ boxes.*look like x1 y1 x2 y2 in 0-1000"),
-    (corner_and_size, 2, r"coordinates.*boxes_xyxy: \d+ % of \d+ boxes.*look like x y width height in pixels"),
-    (y_before_x, 2, r"coordinates.*look like y1 x1 y2 x2 in pixels"),
-    (processed_pixels, 2, r"coordinates.*processor"),
-    (unnamed_labels, 1, r"label not in the prompt \(\d+\).*label '\w+ disk' is not in the prompt"),
-    (silent_negatives, 1, r"empty truth \(\d+\)"),
-    (no_placeholder, 2, r"placeholders \(\d+\).*prompt has 0 '<image>' for 1 images"),
-    (moved_images, 2, r"no such image \(\d+\).*/nowhere/a.png"),
-    (rotated, 2, r"rotated image \(\d+\).*EXIF orientation 6"),
-    (cut_off, 2, r"unreadable image \(\d+\)"),
-    (shrunk, 2, r"another size \(\d+\).*\(100, 60\).*\(200, 120\)"),
-    (long_answers, 1, r"answer too long \(\d+\).*takes about \d{4} tokens \(60 objects\).*1024"),
-    (repeated_rows, 1, r"repeated row \(2\).*row \d"),
-    (leaking, 1, r"train/validation overlap.*5 images are .*train.parquet"),
-    (always_one, 1, r"unbalanced.*of \d+ counting rows \(\d\d %\) are 1"),
-    (of_another_project, 2, r"column of another type.*'reward_model' is struct"),
-]
+def invert(truth: Truth) -> None:
+    x1, y1, x2, y2 = truth["boxes_xyxy"][0]
+    truth["boxes_xyxy"][0] = [x2, y1, x1, y2]
+
+
+def repeat_object(truth: Truth) -> None:
+    for name in ("boxes_xyxy", "labels"):
+        truth[name].append(truth[name][0])
+
+
+inverted, duplicate_boxes = of_objects(invert), of_objects(repeat_object)
+fractions, rotated = of_boxes(FORMS["xyxy-norm1"]), of_images(".jpg", lambda im, path: im.save(path, exif=exif(6)))
+unnamed_labels = of_rows(
+    lambda row, truth, number: truth.update(labels=[it.replace("circle", "disk") for it in truth.get("labels", [])])
+)
+swapped_sides = of_rows(lambda row, truth, number: truth["size_wh"].reverse())
+BROKEN: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    "inverted": (inverted, 2, r"error: inverted box \(\d\).*row \d: boxes_xyxy\[0\] = .*x1 > x2"),
+    "no area": (
+        of_objects(lambda truth: truth["boxes_xyxy"].append([5, 5, 5, 9])),
+        *(2, r"error: zero-area box \(\d\)"),
+    ),
+    "duplicates": (duplicate_boxes, 1, r"warning: duplicate box \(\d\).*is listed twice"),
+    "fractions": (fractions, 1, r"coordinates.*boxes_xyxy.*look like x1 y1 x2 y2 in fractions"),
+    "thousandths": (of_boxes(FORMS["xyxy-norm1000"]), 2, r"coordinates.*boxes_xyxy: \d+ % of .*x1 y1 x2 y2 in 0-1000"),
+    "corner and size": (of_boxes(FORMS["xywh-abs"]), 2, r"coordinates.*boxes_xyxy: \d+ % of .*x y width height in pix"),
+    "y before x": (of_boxes(FORMS["yxyx-abs"]), 2, r"coordinates.*look like y1 x1 y2 x2 in pixels"),
+    "processed pixels": (processed_pixels, 2, r"coordinates.*processor"),
+    "unnamed labels": (unnamed_labels, 1, r"label not in the prompt \(\d+\).*label '\w+ disk' is not in the prompt"),
+    "silent negatives": (of_rows(silence_negatives), 1, r"empty truth \(\d+\)"),
+    "no placeholder": (of_rows(drop_placeholders), 2, r"placeholders \(\d+\).*prompt has 0 '<image>' for 1 images"),
+    "moved images": (
+        of_rows(lambda row, truth, number: row.update(images=["/nowhere/a.png"])),
+        *(2, r"no such image \(\d+\).*/nowhere/a.png"),
+    ),
+    "rotated": (rotated, 2, r"rotated image \(\d+\).*EXIF orientation 6"),
+    "shrunk": (
+        of_images(".png", lambda image, path: image.resize((100, 60)).save(path)),
+        *(2, r"another size \(\d+\).*\(100, 60\).*\(200, 120\)"),
+    ),
+    "swapped sides": (swapped_sides, 2, r"outside the image of \(120, 200\); are width and height swapped\?"),
+    "swapped size": (swapped_sides, 2, r"another size.*\(200, 120\), but \(120, 200\).*width and height are swapped"),
+    "long answers": (of_rows(answer_long), 1, r"answer too long \(\d+\).*about \d{4} tokens \(60 objects\).*1024"),
+    "repeated rows": (repeated_rows, 1, r"repeated row \(2\).*row \d"),
+    "leaking": (leaking, 1, r"train/validation overlap.*5 images are .*train.parquet"),
+    "always one": (
+        lambda folder: convert_again(folder, "train", folder / "train.parquet", coco.Options(task="counting")),
+        *(1, r"unbalanced.*of \d+ counting rows \(\d\d %\) are 1"),
+    ),
+    "another project's": (of_another_project, 2, r"unreadable truth.*needs a JSON.*column of another type.*is struct"),
+}
 """Fault, exit code, what is printed."""
 
 

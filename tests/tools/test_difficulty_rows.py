@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from difficulty_data import box_row, count_row, filtered_by, in_template, rates_of, rollouts_of, write_data, write_dump
+from difficulty_data import box_row, count_row, filtered_by, rates_of, rollouts_of, write_data, write_dump
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,15 +24,6 @@ from verl_visionr1.rows import read_rows
 from verl_visionr1.tools.difficulty.filtering import COLUMNS
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_a_row_is_found_by_its_ground_truth(tmp_path: Path) -> None:
-    rows = [box_row(0), box_row(10), box_row(20)]
-    data = read_training_rows([write_data(tmp_path / "d.parquet", rows)])
-    dump = write_dump(tmp_path / "1.jsonl", [*rollouts_of(rows[2], 1, 4), *rollouts_of(rows[0], 3, 4)])
-    rates, shown = rates_of(data, dump)
-    assert shown == ["3/4", None, "1/4"]
-    assert rates.fates == {"found": 8}
 
 
 def test_rows_of_one_truth_are_told_apart_by_their_question(tmp_path: Path) -> None:
@@ -51,8 +42,8 @@ def test_what_the_dump_does_not_tell_is_ambiguous_and_nobodys(tmp_path: Path) ->
     file = write_data(tmp_path / "d.parquet", rows)
     dump = write_dump(tmp_path / "1.jsonl", [*rollouts_of(twins[0], 4, 4), *rollouts_of(rows[1], 2, 4)])
     report = filtered_by(dump, [file])
-    assert (report.rollouts.found, report.rollouts.ambiguous) == (4, 4)
-    assert (report.rows.rated, report.rows.ambiguous, report.rows.not_in_dump) == (1, 3, 0)
+    assert (report.rollouts["found"], report.rollouts["ambiguous"]) == (4, 4)
+    assert (report.rows["rated"], report.rows["ambiguous"], report.rows["not_in_dump"]) == (1, 3, 0)
     unseen, unclear = report.notes
     assert unseen.startswith("3 of 4 selected rows")
     assert f"{file}: row 0 and {file}: row 2;" in unclear
@@ -91,17 +82,17 @@ def test_another_question_is_another_row(tmp_path: Path) -> None:
     others = rollouts_of(count_row(1, "How many dogs?"), 4, 4)
     dump = write_dump(tmp_path / "1.jsonl", [*rollouts_of(rows[1], 1, 4), *others])
     report = filtered_by(dump, [file])
-    assert (report.rollouts.found, report.rollouts.other_question, report.rows.rated) == (4, 4, 1)
+    assert (report.rollouts["found"], report.rollouts["other_question"], report.rows["rated"]) == (4, 4, 1)
     assert "--match truth" in report.notes[0]
     report = filtered_by(dump, [file], match="truth")
-    assert (report.rollouts.found, report.rollouts.other_question, report.rows.rated) == (8, 0, 2)
+    assert (report.rollouts["found"], report.rollouts["other_question"], report.rows["rated"]) == (8, 0, 2)
 
 
 def test_a_truth_that_the_data_do_not_have(tmp_path: Path) -> None:
     file = write_data(tmp_path / "d.parquet", [count_row(1)])
     rollouts = [*rollouts_of(count_row(1), 4, 4), *rollouts_of(count_row(7), 4, 4)]
     report = filtered_by(write_dump(tmp_path / "1.jsonl", rollouts), [file])
-    assert (report.rollouts.found, report.rollouts.not_in_data) == (4, 4)
+    assert (report.rollouts["found"], report.rollouts["not_in_data"]) == (4, 4)
     (note,) = report.notes
     assert note.startswith("4 rollouts have a ground truth that is not in --data")
 
@@ -186,22 +177,6 @@ def test_many_questions_of_one_truth_are_found_fast(tmp_path: Path) -> None:
     found = [finder.prompts_of(rollout) for rollout in read_rollouts([dump], columns=COLUMNS)]
     assert len({prompts for prompts in found if prompts and len(prompts) == 1}) == 200
     assert looked_at["x"] == 3000, "all of them for the first prompt, none for the others"
-
-
-def test_layouts_of_verl(tmp_path: Path) -> None:
-    """verl 0.9.1: training dumps of the v1 trainer and of the older one, validation dumps of both."""
-    row = count_row(3)
-    data = read_training_rows([write_data(tmp_path / "d.parquet", [row])])
-    base = {"input": in_template("How many cats?"), "output": "3", "gts": row.target.to_json(), "score": 1.0, "step": 4}
-    layouts: dict[str, dict[str, Any]] = {
-        "v1 training": {"uid": "0f3c-11_{i}_0"},
-        "v1 validation": {"reward": 1.0, "acc": 1.0, "value": 1.0, "uid": "0f3c-11_{i}_0"},
-        "older training": {"acc": 1.0, "processed_w": 644.0, "processed_h": 476.0, "request_id": "9a-{i}"},
-        "older validation": {"reward": 1.0, "acc": 1.0},
-    }
-    for extra in layouts.values():
-        rollouts = [base | json.loads(json.dumps(extra).replace("{i}", str(i))) for i in range(4)]
-        assert rates_of(data, write_dump(tmp_path / "4.jsonl", rollouts))[1] == ["4/4"]
 
 
 @pytest.mark.verl

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,18 @@ from doctor_rows import FORMS, LONG, a_row, doctor, kinds_in, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scene_sets.base import pictures
+from typer.testing import CliRunner
 
+from verl_visionr1.cli import app
 from verl_visionr1.conversion.conventions import Convention, best_convention, better_convention
 from verl_visionr1.files import RowsError
 from verl_visionr1.row_layouts import PATH_SCHEMA
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor.examination import examine
+
+Record = dict[str, Any]
 
 
 def test_lines_count_blank_ones(tmp_path: Path) -> None:
@@ -31,63 +38,68 @@ def test_lines_count_blank_ones(tmp_path: Path) -> None:
     assert (group.examples[0].unit, group.examples[0].row) == ("line", 5)
 
 
-OWN_LAYOUTS = {  # file -> (text, converter)
-    "rec.json": ('[{"image": "a.png", "problem": "p", "normal_caption": "c", "bbox_list": [[1, 2, 3, 4]]}]', "vlm_r1"),
-    "talk.jsonl": ('{"image": "a.png", "conversations": [{"from": "human", "value": "<image>?"}]}', "vlm_r1"),
-    "train.odgt": ('{"ID": "1,2", "gtboxes": []}', "crowdhuman"),
-    "tree.json": ('{"LabelName": "/m/1", "Subcategory": []}', "openimages"),
-    "regions.json": ('[{"id": 1, "regions": [{"x": 1, "y": 2, "width": 3, "height": 4}]}]', "visual_genome"),
-    "tally.json": (
-        '[{"image": "a.png", "question": "q", "answer": 4, "question_id": 1, "data_source": "x"}]',
-        "tallyqa",
-    ),
-    "super.jsonl": ('{"image_path": "a.png", "question": "q", "ground_truth": 4}', "clevr"),
-    "spots.json": ('[{"img_filename": "a.png", "bbox": [1, 2, 3, 4], "instruction": "go"}]', "screenspot"),
-    "one.json": ('{"text": ["it"], "is_sentence": true, "shapes": []}', "reasonseg"),
-    "grefs(unc).json": ('[{"ref_id": 1, "ann_id": [-1], "sentences": []}]', "refcoco"),
+OWN_LAYOUTS = {  # file -> (text, converter, exit code)
+    "rec.json": ('[{"problem": "p", "normal_caption": "c", "bbox_list": [[1, 2, 3, 4]]}]', "vlm_r1", 0),
+    "talk.jsonl": ('{"image": "a.png", "conversations": [{"from": "human", "value": "<image>?"}]}', "vlm_r1", 2),
+    "train.odgt": ('{"ID": "1,2", "gtboxes": []}', "crowdhuman", 0),
+    "spots.json": ('[{"img_filename": "a.png", "bbox": [1, 2, 3, 4], "instruction": "go"}]', "screenspot", 2),
+    "tree.json": ('{"LabelName": "/m/1", "Subcategory": []}', "openimages", 0),
+    "one.json": ('{"text": ["it"], "is_sentence": true, "shapes": []}', "reasonseg", 0),
+    "a.json": ('{"images": [], "annotations": [], "categories": []}', "coco", 0),
+    "b.json": ('{"info": {}, "scenes": [{"image_filename": "a.png", "objects": []}]}', "clevr", 0),
 }
 
 
 @pytest.mark.parametrize("name", OWN_LAYOUTS)
 def test_a_data_sets_own_file_names_its_converter(tmp_path: Path, name: str) -> None:
-    """`records` reads none of them, or wrongly: the bbox_list of VLM-R1 is a pixel short."""
-    text, converter = OWN_LAYOUTS[name]
+    text, converter, exit_code = OWN_LAYOUTS[name]
     (tmp_path / name).write_text(text + "\n")
-    note = layout_note(tmp_path / name)
-    assert f"`visionr1 convert {converter}`" in note
-    assert "records" not in note
+    done = doctor(tmp_path / name)
+    assert (done.exit_code, f"`visionr1 convert {converter}`" in done.output) == (exit_code, True)
+    assert "convert records" not in done.output
 
 
-OF_A_CONVERTER = {  # converter -> (file, text, exit code): read as no data, or as JSON of something else
-    "refcoco": ("refs(unc).p", "x", 2),
-    "voc": ("a.xml", "x", 2),
-    "yolo": ("obj.data", "x", 2),
-    "shanghai": ("GT_1.mat", "x", 2),
-    "records": ("a.csv", "x", 2),
-    "coco": ("a.json", '{"images": [], "annotations": [], "categories": []}', 0),
-    "clevr": ("a.json", '{"info": {}, "scenes": [{"image_filename": "a.png", "objects": []}]}', 0),
-    "fsc147": ("a.json", '{"train": ["1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]}', 0),
+LAYOUTS: dict[str, Callable[[Record], Record]] = {
+    "caption and a list of boxes": lambda it: {"image": it["image"], "caption": it["label"], "box": it["xywh"]},
+    "with sizes": lambda it: {**it["wh"], "file_name": it["image"], "phrase": it["label"], "a box": it["xyxy"]},
+    "objects with categories": lambda it: {
+        "file_name": it["image"],
+        "objects": {"bbox": it["xyxy"], "categories": [it["label"]] * len(it["xyxy"])},
+    },
+    "question and answer": lambda it: {"image": it["image"], "question": "What is it?", "answer": it["label"]},
+    "a phrase and its count": lambda it: {"image": it["image"], "phrase": it["label"], "count": len(it["xyxy"])},
+    "rows of EasyR1": lambda it: {"images": [it["image"]], "problem": f"<image>{it['label']}?", "answer": "yes"},
 }
 
 
-@pytest.mark.parametrize("converter", OF_A_CONVERTER)
-def test_a_file_that_only_a_converter_reads_names_it(tmp_path: Path, converter: str) -> None:
-    name, text, exit_code = OF_A_CONVERTER[converter]
-    (tmp_path / name).write_text(text)
-    done = doctor(tmp_path / name)
-    assert (done.exit_code, f"visionr1 convert {converter}" in done.output) == (exit_code, True)
+def of_scenes(folder: Path) -> list[Record]:
+    """An object of each scene that is alone of its label."""
+    found = []
+    for picture in pictures():
+        alone = next((it for it in picture.things if len(picture.of(it.label)) == 1), None)
+        if alone is not None:
+            wh = dict(zip(("width", "height"), picture.size, strict=True))
+            boxes = {"xyxy": [list(alone.box)], "xywh": [alone.xywh]}
+            found.append({**boxes, "image": str(picture.save(folder)), "label": alone.label, "wh": wh})
+    return found * 2  # so many that the numbers tell what they are
 
 
-def layout_note(path: Path) -> str:
-    (note,) = [group.examples[0].reason for group in examine([path]).found if group.kind == "layout"]
-    return note
-
-
-def test_results_of_a_detector_are_no_data(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]')
-    note = layout_note(tmp_path / "a.json")
-    assert "convert" in note
-    assert "visionr1" not in note
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_printed_command_converts_the_file(layout: str, tmp_path: Path) -> None:
+    known = of_scenes(tmp_path)
+    path = tmp_path / "it's a file.jsonl"
+    path.write_text("".join(json.dumps(LAYOUTS[layout](it)) + "\n" for it in known))
+    (reason,) = [group.examples[0].reason for group in examine([path]).found if group.kind == "layout"]
+    words = shlex.split(reason.split("`")[1])
+    assert words[:3] == ["visionr1", "convert", "records"]
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, f"{words}\n{done.output}"
+    rows = read_rows(path.with_suffix(".parquet"))
+    written = [json.loads(row["reward_model"]["ground_truth"]) for row in rows]
+    assert len(written) == len(known)
+    if written[0]["task"] == "grounding":
+        assert {str(it["boxes_xyxy"]) for it in written} == {str([[*map(float, it["xyxy"][0])]]) for it in known}
+        assert {it["labels"][0] for it in written} == {it["label"] for it in known}
 
 
 def write_jsonl(folder: Path, records: list[Any]) -> Path:
@@ -145,21 +157,15 @@ def test_one_box_over_the_edge_changes_no_guess(clean: Path, tmp_path: Path) -> 
     assert re.search(r"; less likely .*: 100 % of \d+ boxes fit", done.output)
 
 
-def test_images_of_a_jsonl_lie_elsewhere(clean: Path, tmp_path: Path) -> None:
-    records = foreign_records(clean)
-    folder = Path(records[0]["image"]).parent
-    path = write_jsonl(tmp_path, [{**record, "image": Path(record["image"]).name} for record in records])
-    assert "no such file" in doctor(path).output
-    done = doctor(path, "--images-dir", folder)
-    assert "x1 y1 x2 y2 in pixels" in done.output
-    assert done.exit_code == 0
-
-
 def test_missing_image_and_garbled_line_of_a_jsonl(clean: Path, tmp_path: Path) -> None:
     records = foreign_records(clean)
-    path = write_jsonl(tmp_path, [{**records[0], "image": "gone.png"}, *records[1:3], ["no object"]])
+    folder = Path(records[0]["image"]).parent
+    records = [{**record, "image": Path(record["image"]).name} for record in records[1:3]]
+    path = write_jsonl(tmp_path, [{**records[0], "image": "gone.png"}, *records, ["no object"]])
     path.write_text(path.read_text() + '{"image": "cut')
-    done = doctor(path)
+    assert "line 2: image" in doctor(path).output
+    done = doctor(path, "--images-dir", folder)
+    assert "line 2: image" not in done.output
     assert "line 1: image 'gone.png': no such file" in done.output
     assert "line 4: " in done.output
     assert "line 5: " in done.output
@@ -185,7 +191,7 @@ def test_paths_that_are_no_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "kind"),
     [
-        (f'{{"image":"a.png","bbox":[1{LONG},2,3,4]}}', "box malformed"),
+        (f'{{"image":"a.png","bbox":[1{LONG},2,3,4]}}', "layout"),
         ('{"image":"a\\u0000.png"}', "no such image"),
         (f'{{"image":"{"a" * 5000}"}}', "no such image"),
         ('{"messages":[{"role":"user","content":"a"},null]}', "layout"),
@@ -216,22 +222,14 @@ def test_an_arrow_stream_is_looked_at(tmp_path: Path) -> None:
     assert "row 0: image 'gone.png': no such file" in done.output
 
 
-@given(st.integers(0, 10_000))
-def test_right_coordinates_are_never_called_wrong(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(60, 2000, (200, 2))
-    corners = np.sort(rng.random((200, 2, 2)), axis=1) * sizes[:, None, :]
-    boxes, wh = corners.reshape(200, 4).tolist(), [tuple(size) for size in sizes.tolist()]
-    assert better_convention(Convention("xyxy", "pixels"), boxes, wh) is None
-
-
-@given(st.integers(0, 10_000), st.sampled_from(["xywh", "yxyx", "1000", "1"]))
-def test_wrong_coordinates_are_named(seed: int, wrong: str) -> None:
+@given(st.integers(0, 10_000), st.sampled_from(["", "xywh", "yxyx", "1000", "1"]))
+def test_wrong_coordinates_are_named_and_right_ones_are_not(seed: int, wrong: str) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(60, 900, (200, 2))
     x1, y1, x2, y2 = (np.sort(rng.random((200, 2, 2)), axis=1) * sizes[:, None, :]).reshape(200, 4).T
     w, h = sizes.T
     made = {
+        "": (x1, y1, x2, y2),
         "xywh": (x1, y1, x2 - x1, y2 - y1),
         "yxyx": (y1, x1, y2, x2),
         "1000": (x1 * 1000 / w, y1 * 1000 / h, x2 * 1000 / w, y2 * 1000 / h),
@@ -239,6 +237,7 @@ def test_wrong_coordinates_are_named(seed: int, wrong: str) -> None:
     }[wrong]
     boxes, wh = np.stack(made, axis=1).tolist(), [tuple(size) for size in sizes.tolist()]
     guess = better_convention(Convention("xyxy", "pixels"), boxes, wh)
-    assert guess is not None
-    assert wrong in (guess.better.convention.order, guess.better.convention.unit)
-    assert str(guess.better.convention) in best_convention(boxes, wh)
+    assert (guess is None) == (not wrong)
+    if guess is not None:
+        assert wrong in (guess.better.convention.order, guess.better.convention.unit)
+        assert str(guess.better.convention) in best_convention(boxes, wh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
@@ -15,7 +15,7 @@ from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, ScoringSetup,
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Metric, Rules, Unseen
+from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Match, Metric, Rules, Unseen
 
 
 @takes("preset", "route", *SPOKEN)
@@ -32,10 +32,8 @@ def difficulty(
     ] = MIN_SAMPLES,
     unseen: Annotated[Unseen, typer.Option(help="rows without a pass rate")] = "keep",
     limit: Annotated[int | None, typer.Option(help="most rows to choose")] = None,
-    seed: Annotated[int, typer.Option(help="seed for the rows that --limit leaves out")] = 0,
     match: Annotated[
-        Literal["prompt", "truth"],
-        typer.Option(help="match rows by ground truth and prompt, or only by ground truth"),
+        Match, typer.Option(help="match rows by ground truth and prompt, or only by ground truth")
     ] = "prompt",
     options: Options = NO_OPTIONS,
     column: given.Column = None,
@@ -49,32 +47,29 @@ def difficulty(
 
     skipped = Counts()
     try:
-        rules = Rules(min_rate=min_rate, max_rate=max_rate, unseen=unseen, limit=limit, seed=seed)
-        wanted = Bar(metric, bar)
+        rules = Rules(
+            metric=metric,
+            bar=bar,
+            min_samples=min_samples,
+            match=match,
+            min_rate=min_rate,
+            max_rate=max_rate,
+            unseen=unseen,
+            limit=limit,
+        )
         setup = judging_for(files, options, given.columns_of(column, COLUMNS))
         places = _training_dumps(files, setup, has_data=bool(data))
         data = data or _trained(files, setup)
         if out is not None:
-            _check_out(out, files, data)
+            if out.suffix != ".parquet":
+                raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
+            refuse_overwriting(out, files, data)
         with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
             rows = read_training_rows(data, on_error=on_error, counts=skipped)
-            report = filter_by_difficulty(
-                rollouts,
-                rows,
-                setup.judging,
-                wanted,
-                rules,
-                match=match,
-                min_samples=min_samples,
-                out=out,
-                skipped=skipped,
-            )
+            report = filter_by_difficulty(rollouts, rows, setup.judging, rules, out=out, skipped=skipped)
     except ValueError as error:
         raise given.stop("difficulty", error) from None
-    given.say(setup.notes)
-    errors = Console(stderr=True, soft_wrap=True)
-    for example in skipped.examples:
-        errors.print(f"left out: {example}", markup=False, highlight=False)
+    given.say([*setup.notes, *(f"left out: {example}" for example in skipped.examples)])
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(report, str_keys=True), indent=2))
         return
@@ -111,9 +106,3 @@ def _training_dumps(files: list[Path], setup: ScoringSetup, *, has_data: bool) -
             "to keep training dumps, or give the validation data with --data"
         )
     return training or [file for dump in dumps for file in dump.files]
-
-
-def _check_out(out: Path, files: list[Path], data: list[Path]) -> None:
-    if out.suffix != ".parquet":
-        raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
-    refuse_overwriting(out, files, data)

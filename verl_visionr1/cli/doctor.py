@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from verl_visionr1.cli.rollouts import say, stop
 from verl_visionr1.conversion.conventions import NAMED
@@ -16,6 +18,10 @@ from verl_visionr1.settings import needs_one_of
 
 if TYPE_CHECKING:
     from verl_visionr1.tools.doctor.examination import Examination
+
+STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+N_LINES = 3
+"""Number of examples shown of each kind."""
 
 
 def doctor(
@@ -30,7 +36,7 @@ def doctor(
         int | None, typer.Option(help="most tokens of a prompt, image included: data.max_prompt_length", min=1)
     ] = None,
     family: Annotated[
-        str, typer.Option(help="model family for image tokens: qwen2.5-vl, qwen3-vl, glm")
+        Literal["qwen2.5-vl", "qwen3-vl", "glm"], typer.Option(help="model family for image tokens")
     ] = "qwen2.5-vl",
     images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,
     images_dir: Annotated[
@@ -52,14 +58,13 @@ def doctor(
         typer.Option(
             metavar="OUT.parquet",
             help="write a repaired copy of the one file: repeated rows and boxes, boxes a pixel over the edge or "
-            "without area, indexes, relative paths",
+            "without area",
         ),
     ] = None,
     boxes_are: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help=f"with --fix: how the file writes its boxes: {', '.join(NAMED)}"),
     ] = None,
-    statistics: Annotated[bool, typer.Option("--stats", help="also show statistics of the files")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Find problems that would stop a training run or spoil its reward.
@@ -67,15 +72,15 @@ def doctor(
     Silent, exit code 0: nothing; 1: warnings; 2: errors, or a file or option that cannot be used.
     """
     from verl_visionr1.tools.doctor.examination import examine
-    from verl_visionr1.tools.doctor.truth import Budget
-    from verl_visionr1.tools.doctor.view import view_of
+    from verl_visionr1.tools.doctor.truth import Scope
 
-    console = Console(soft_wrap=True, highlight=False)
     try:
-        _check_boxes_are(boxes_are, fix)
-        budget = Budget(max_response, max_prompt, family)
+        if boxes_are is not None and fix is None:
+            raise ValueError(f"--boxes-are {boxes_are}: needs --fix OUT.parquet")
+        if boxes_are is not None and boxes_are not in NAMED:
+            raise ValueError(f"--boxes-are {boxes_are}: {needs_one_of(boxes_are, NAMED)}")
         examination = examine(
-            files, val or (), budget=budget, images=images, images_dir=images_dir, delegate=delegate or ()
+            files, val or (), Scope(max_response, max_prompt, family, images, images_dir, delegate or ())
         )
         if verl == "yes" or (verl == "auto" and find_spec("verl") is not None):
             _load_with_verl(examination)
@@ -90,53 +95,55 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(_as_dict(examination), indent=1))
     else:
-        for part in view_of(examination, with_statistics=statistics):
-            console.print(part)
+        console = Console(soft_wrap=True, highlight=False)
+        for line in _lines_of(examination):
+            console.print(line)
     if examination.severity:
         raise typer.Exit(int(examination.severity))
-
-
-def _check_boxes_are(boxes_are: str | None, fix: Path | None) -> None:
-    if boxes_are is not None and fix is None:
-        raise ValueError(f"--boxes-are {boxes_are}: needs --fix OUT.parquet")
-    if boxes_are is not None and boxes_are not in NAMED:
-        raise ValueError(f"--boxes-are {boxes_are}: {needs_one_of(boxes_are, NAMED)}")
 
 
 def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
     from verl_visionr1.tools.doctor.fixing import fix_file
 
     changes = fix_file(files, out, NAMED[boxes_are] if boxes_are is not None else None)
-    say(
-        [
-            *(changes.lines or ["nothing could be repaired safely"]),
-            f"written: {out}; the findings below are about {files[0]}",
-        ]
-    )
+    told = changes.lines or ["nothing could be repaired safely"]
+    say([*told, f"written: {out}; the findings below are about {files[0]}"])
 
 
 def _load_with_verl(examination: Examination) -> None:
-    """Load the files that have verl's columns with verl."""
+    """Load the files in verl's layout with verl: together, and if that fails each alone, to name it."""
     from verl_visionr1.runtime.loading import N_ROWS, loading_problem
     from verl_visionr1.tools.doctor.problems import Problem
-    from verl_visionr1.tools.doctor.samples import framework_in
 
-    files = [Path(census.file) for census in examination.censuses if census.is_ours]
-    files = [file for file in files if not framework_in(file)]
+    files = [Path(census.file) for census in examination.censuses if census.layout == "verl"]
     if not files:
         return
     shown = ", ".join(map(str, files))
     say([f"doctor: loading the first {N_ROWS} rows of {shown} with verl (10 to 90 s; --verl no leaves this out) ..."])
     reason = loading_problem(files)
-    if reason is not None and len(files) > 1:  # one by one, to name it
-        for file in files:
-            alone = loading_problem([file])
-            if alone is not None:
-                examination.add(Problem(str(file), None, alone, "verl cannot load it"))
-                reason = None
-    if reason is not None:
-        name = str(files[0]) if len(files) == 1 else "all files together"
-        examination.add(Problem(name, None, reason, "verl cannot load it"))
+    if reason is None:
+        return
+    alone = {str(file): loading_problem([file]) for file in files} if len(files) > 1 else {}
+    failed = {file: reason for file, reason in alone.items() if reason is not None}
+    name = str(files[0]) if len(files) == 1 else "all files together"
+    for file, why in (failed or {name: reason}).items():
+        examination.add(Problem(file, None, why, "verl cannot load it"))
+
+
+def _lines_of(examination: Examination) -> Iterator[Text]:
+    """Yield the problems, the worst first."""
+    file = ""
+    for group in examination.found:
+        if group.file != file:
+            file = group.file
+            yield Text(file, style="bold")
+        severity = group.severity.name.lower()
+        head = Text(f"  {severity}: ", style=STYLES[severity])
+        yield head + Text(group.kind + (f" ({group.count})" if group.count > 1 else ""), style="bold")
+        for problem in group.examples[:N_LINES]:
+            yield Text(f"    {problem.where}{problem.reason}")
+        if group.count > N_LINES:
+            yield Text(f"    ... and {group.count - N_LINES} more", style="dim")
 
 
 def _as_dict(examination: Examination) -> dict[str, object]:
@@ -149,7 +156,7 @@ def _as_dict(examination: Examination) -> dict[str, object]:
         for group in examination.found
     ]
     files = [
-        {"file": census.file, "rows": census.n_rows, "unit": census.unit}
+        {"file": census.file, "rows": census.n_rows}
         | {name: dict(census.tallies[name]) for name in ("tasks", "splits", "empty", "labels", "counts")}
         for census in examination.censuses
     ]

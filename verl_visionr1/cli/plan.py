@@ -11,31 +11,29 @@ from rich.console import Console
 
 from verl_visionr1.cli.rollouts import stop
 
-Attention = Literal["flash", "sdpa"]
-
 
 def plan(
-    max_prompt: Annotated[int, typer.Option(help="tokens of the longest prompt, image included")],
-    max_response: Annotated[int, typer.Option(help="tokens of the longest answer")],
-    rollout_n: Annotated[int, typer.Option(help="answers per prompt")],
-    train_batch: Annotated[int, typer.Option(help="prompts per step")],
-    gpus: Annotated[int, typer.Option(help="GPUs per node")],
+    max_prompt: Annotated[int, typer.Option(help="tokens of the longest prompt, image included", min=1)],
+    max_response: Annotated[int, typer.Option(help="tokens of the longest answer", min=1)],
+    rollout_n: Annotated[int, typer.Option(help="answers per prompt", min=1)],
+    train_batch: Annotated[int, typer.Option(help="prompts per step", min=1)],
+    gpus: Annotated[int, typer.Option(help="GPUs per node", min=1)],
     params: Annotated[float | None, typer.Option(help="parameters of the model, such as 8.29e9")] = None,
     vision_params: Annotated[float | None, typer.Option(help="parameters of its vision tower")] = None,
     model: Annotated[Path | None, typer.Option(help="a local Hugging Face folder, instead of --params")] = None,
-    nodes: Annotated[int, typer.Option(help="nodes")] = 1,
-    gpu_memory: Annotated[float, typer.Option(help="GB per GPU")] = 80.0,
+    nodes: Annotated[int, typer.Option(help="nodes", min=1)] = 1,
+    gpu_memory: Annotated[float, typer.Option(help="GB per GPU", min=1)] = 80.0,
     host_memory: Annotated[
-        float | None, typer.Option(help="GB of host memory per node; default: assumed to be enough")
+        float | None, typer.Option(help="GB of host memory per node; default: assumed to be enough", min=1)
     ] = None,
     image_tokens: Annotated[
-        int | None, typer.Option(help="tokens of the largest image; default: the whole prompt")
+        int | None, typer.Option(help="tokens of the largest image; default: the whole prompt", min=0)
     ] = None,
-    lora: Annotated[int, typer.Option(help="rank of LoRA; 0: all weights are trained")] = 0,
+    lora: Annotated[int, typer.Option(help="rank of LoRA; 0: all weights are trained", min=0)] = 0,
     freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="the vision tower is not trained")] = False,
     kl: Annotated[bool, typer.Option("--kl", help="KL to a reference model")] = False,
     attention: Annotated[
-        Attention | None,
+        Literal["flash", "sdpa"] | None,
         typer.Option(help="attention in training; default: flash if flash-attn is installed here, else sdpa"),
     ] = None,
     overrides: Annotated[
@@ -46,7 +44,7 @@ def plan(
     from verl_visionr1.tools.plan import choosing
     from verl_visionr1.tools.plan.memory import Machine, Run
     from verl_visionr1.tools.plan.shape import shape_of_folder, shape_of_size
-    from verl_visionr1.tools.plan.view import explanation, override_lines
+    from verl_visionr1.tools.plan.view import explanation, overrides_of
 
     console = Console(stderr=overrides, soft_wrap=True)
     assumed = attention is None
@@ -68,5 +66,5 @@ def plan(
     for part in explanation(chosen):
         console.print(part, highlight=False)
     if overrides:
-        for line in override_lines(chosen):
-            typer.echo(line)
+        for key, value, _ in overrides_of(chosen):
+            typer.echo(f"{key}={value}")

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from verl_visionr1.tools.difficulty.report import Part, Report
+from verl_visionr1.tools.difficulty.filtering import Part, Report
 from verl_visionr1.tools.score.view import ALL, printable
 
 BAR_WIDTH = 30
@@ -21,17 +21,15 @@ def view_of(report: Report) -> Iterator[RenderableType]:
     metrics = ", ".join(f"{task}: {metric}" for task, metric in report.measured.items())
     yield Text(printable(f"pass: {metrics} >= {report.bar:g} ({report.preset}, frame {report.frame})"), style="italic")
     yield _histogram(report)
-    rows, rollouts = report.rows, report.rollouts
     yield Text(
-        f"{rows.total} rows: {rows.rated} with a pass rate, {rows.not_in_dump} not in the dump, "
-        f"{rows.few_samples} with too few samples, {rows.ambiguous} ambiguous"
+        "{total} rows: {rated} with a pass rate, {not_in_dump} not in the dump, {few_samples} with too few samples, "
+        "{ambiguous} ambiguous".format_map(report.rows)
     )
-    yield Text(
-        f"rollouts: {rollouts.found} matched to a row, {rollouts.ambiguous} ambiguous, "
-        f"{rollouts.other_question} of another question, {rollouts.not_in_data} not in the data"
-        + (f", {rollouts.skipped} could not be read" if rollouts.skipped else "")
-        + (f", {rollouts.earlier_turns} earlier outputs left out" if rollouts.earlier_turns else "")
-    )
+    told = "rollouts: {found} matched to a row, {ambiguous} ambiguous, {other_question} of another question, "
+    told += "{not_in_data} not in the data"
+    told += ", {skipped} could not be read" if report.rollouts["skipped"] else ""
+    told += ", {earlier_turns} earlier outputs left out" if report.rollouts["earlier_turns"] else ""
+    yield Text(told.format_map(report.rollouts))
     for name, parts in (("data source", report.sources), ("count", report.counts)):
         if parts:
             yield Text("")
@@ -39,7 +37,8 @@ def view_of(report: Report) -> Iterator[RenderableType]:
     for note in report.notes:
         yield Text(printable(note), style="yellow")
     target = "nothing written (use --out)" if report.out is None else report.out
-    yield Text(printable(f"{rows.chosen} of {rows.total} rows selected; {target}"), style="bold")
+    chosen = "{chosen} of {total} rows selected; ".format_map(report.rows)
+    yield Text(printable(chosen + target), style="bold")
 
 
 def _histogram(report: Report) -> Table:
@@ -57,23 +56,21 @@ def _histogram(report: Report) -> Table:
 
 def _parts(title: str, parts: Mapping[str, Part], overall: Part) -> Table:
     table = _table(title, "rows", "share", "with a rate", "mean rate", "chosen", "share")
-    shown = sorted(parts, key=lambda name: -parts[name].before)[:MAX_ROWS]
     before = sum(part.before for part in parts.values()) or 1
     after = sum(part.after for part in parts.values()) or 1
-    for name in [name for name in parts if name in set(shown)]:
-        _add(table, name, parts[name], before, after)
-    if len(parts) > len(shown):
-        table.add_row(f"... {len(parts) - len(shown)} more: --json", *[""] * 6)
+    shown = sorted(parts, key=lambda name: -parts[name].before)[:MAX_ROWS]
+    lines = {name: part for name, part in parts.items() if name in shown}
     if before == overall.before and len(parts) > 1:
-        table.add_section()
-        _add(table, ALL, overall, before, after)
+        lines[ALL] = overall
+    for name, part in lines.items():
+        if part is overall:
+            table.add_section()
+        rate = "-" if part.rate is None else f"{part.rate:.3f}"
+        cells = [part.before, f"{part.before / before:.1%}", part.rated, rate, part.after, f"{part.after / after:.1%}"]
+        table.add_row(Text(printable(name)), *map(str, cells))
+    if len(parts) > len(shown):
+        table.add_row(f"... {len(parts) - len(shown)} more: --json")
     return table
-
-
-def _add(table: Table, name: str, part: Part, before: int, after: int) -> None:
-    rate = "-" if part.rate is None else f"{part.rate:.3f}"
-    shares = f"{part.before / before:.1%}", f"{part.after / after:.1%}"
-    table.add_row(Text(printable(name)), f"{part.before}", shares[0], f"{part.rated}", rate, f"{part.after}", shares[1])
 
 
 def _table(*columns: str) -> Table:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.files import RowError, RowsError, walk
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import CONVERT_AGAIN
-from verl_visionr1.tools.doctor.layouts import converter_of_file, converter_of_json, describe_command
-from verl_visionr1.tools.doctor.parquet import structural_problems
-from verl_visionr1.tools.doctor.pictures import picture_problems
+from verl_visionr1.targets import is_validation_split
+from verl_visionr1.tools.doctor.layouts import converter_of, describe_command
+from verl_visionr1.tools.doctor.parquet import file_problems, row_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Sample, framework_in, is_ours, samples_of
-from verl_visionr1.tools.doctor.sets import (
-    OVERLAP,
-    Census,
-    balance_problems,
-    convention_problems,
-    overlap_problems,
-    repetition_problems,
-)
-from verl_visionr1.tools.doctor.truth import Budget, delegated_note, problem_of, truth_problems
+from verl_visionr1.tools.doctor.samples import Sample, layout_of, samples_of
+from verl_visionr1.tools.doctor.sets import OVERLAP, Census, Repeats, balance_problems, convention_problems
+from verl_visionr1.tools.doctor.truth import Scope, image_problems, truth_problems
 
 N_EXAMPLES = 5
 N_SHOWN = 24
@@ -46,11 +36,6 @@ class Group:
     examples: list[Problem] = field(default_factory=list)
 
 
-def _rank(group: Group) -> tuple[object, ...]:
-    """Sort the worst first, and problems of whole files before those of rows, which they often explain."""
-    return -group.severity, group.file, group.examples[0].row is not None, -group.count, group.kind
-
-
 @dataclass(slots=True)
 class Examination:
     """The results of all checks.
@@ -65,24 +50,31 @@ class Examination:
     censuses: list[Census] = field(default_factory=list)
     shown: dict[str, list[tuple[Sample, list[Problem]]]] = field(default_factory=dict)
 
-    def add(self, problem: Problem) -> None:
-        """Count a problem."""
-        key = (problem.file, problem.kind)
-        group = self.groups.setdefault(key, Group(*key, problem.severity))
-        group.count += 1
-        group.severity = max(group.severity, problem.severity)
-        if len(group.examples) < N_EXAMPLES:
-            group.examples.append(problem)
-
-    def add_all(self, problems: Iterable[Problem]) -> None:
+    def add(self, *problems: Problem) -> None:
         """Count problems."""
         for problem in problems:
-            self.add(problem)
+            key = (problem.file, problem.kind)
+            group = self.groups.setdefault(key, Group(*key, problem.severity))
+            group.count += 1
+            group.severity = max(group.severity, problem.severity)
+            if len(group.examples) < N_EXAMPLES:
+                group.examples.append(problem)
+
+    def show(self, sample: Sample, problems: list[Problem]) -> None:
+        """Keep a row for drawing, or replace a kept one that has no problem."""
+        shown = self.shown.setdefault(sample.file, [])
+        if len(shown) < N_SHOWN:
+            shown.append((sample, problems))
+        elif problems and (clean := [i for i, (_, others) in enumerate(shown) if not others]):
+            shown[clean[-1]] = (sample, problems)
 
     @property
     def found(self) -> list[Group]:
-        """The problems found, the worst first."""
-        return sorted(self.groups.values(), key=_rank)
+        """The problems, the worst first; those of whole files, which often explain the others, before those of rows."""
+        return sorted(
+            self.groups.values(),
+            key=lambda it: (-it.severity, it.file, it.examples[0].row is not None, -it.count, it.kind),
+        )
 
     @property
     def severity(self) -> Severity:
@@ -90,55 +82,34 @@ class Examination:
         return max((group.severity for group in self.groups.values()), default=Severity.NOTE)
 
 
-class _Scope(NamedTuple):
-    """The options of an examination."""
-
-    budget: Budget
-    images: bool
-    images_dir: Path | None
-    delegate: Sequence[str]
-
-
-def examine(
-    files: Sequence[Path],
-    validation: Sequence[Path] = (),
-    *,
-    budget: Budget | None = None,
-    images: bool = True,
-    images_dir: Path | None = None,
-    delegate: Sequence[str] = (),
-) -> Examination:
+def examine(files: Sequence[Path], validation: Sequence[Path] = (), scope: Scope | None = None) -> Examination:
     """Check files, with one row in memory at a time.
 
     Args:
         files: .parquet, .arrow, .jsonl, .json, or folders of them.
         validation: validation files, among `files` or in addition; default: by the rows' own split.
-        budget: token limits of a run.
-        images: open the image files (their headers).
-        images_dir: folder that the images of foreign files are relative to.
-        delegate: data sources (globs) that verl's own reward scores: their ground truth is not checked.
+        scope: what is checked; default: everything.
 
     Raises:
         RowsError: nothing to check.
     """
-    scope, examination = _Scope(budget or Budget(), images, images_dir, delegate), Examination()
-    held_out = {path.resolve() for path in data_files(validation)}
-    if files and held_out.issuperset(path.resolve() for path in data_files(files)):
+    scope, examination, repeats = scope or Scope(), Examination(), Repeats()
+    trained, validated = data_files(files), data_files(validation)
+    held_out = {path.resolve() for path in validated}
+    if trained and held_out.issuperset(path.resolve() for path in trained):
         reason = "is both the training and the validation data; give --val another file"
         examination.add(Problem(", ".join(map(str, files)), None, reason, OVERLAP, Severity.WARNING))
-    named = {*files, *validation}
-    for path in dict.fromkeys([*data_files(files), *data_files(validation)]):
+    for path in dict.fromkeys([*trained, *validated]):
+        side = path.resolve() in held_out if held_out else None
         try:
-            _examine_file(path, examination, scope, is_named=path in named)
+            if path.suffix == ".json" and _is_object(path):
+                examination.add(_judge_object(path, is_named=path in {*files, *validation}))
+            else:
+                _examine_file(path, examination, repeats, scope, side)
         except RowsError as error:
             reason = str(error).removeprefix(f"{path}: ")
             examination.add(Problem(str(path), None, reason, "unreadable file"))
-    train, tested = [], []
-    for census in examination.censuses:
-        if held_out:
-            census.side = Path(census.file).resolve() in held_out
-        (tested if census.is_validation else train).append(census)
-    examination.add_all(chain(overlap_problems(examination.censuses), repetition_problems(train)))
+    examination.add(*repeats.overlap_problems())
     return examination
 
 
@@ -159,71 +130,11 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
         elif not path.name.endswith(SUFFIXES):
-            converter = converter_of_file(path)
-            advice = f"convert it with `visionr1 convert {converter}`" if converter else "is it the right file?"
-            raise RowsError(
-                f"{path}: unsupported kind of file; needs one of {', '.join(SUFFIXES)}, or a folder; {advice}"
-            )
+            kinds = ", ".join(SUFFIXES)
+            raise RowsError(f"{path}: needs one of {kinds}, or a folder; `visionr1 convert` reads other kinds of files")
         else:
             found.append(path)
     return found
-
-
-def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_named: bool) -> None:
-    if path.suffix == ".json" and _is_object(path):
-        converter = converter_of_json(read_json(path, dict[str, msgspec.Raw]))
-        kind, severity = "layout", Severity.NOTE
-        reason = f"not in verl's layout; `visionr1 convert {converter}` converts it, and reports what it leaves out"
-        if not converter:
-            kind, severity = "no data", Severity.ERROR if is_named else Severity.NOTE
-            reason = "a JSON object without images or annotations: not checked"
-        examination.add(Problem(str(path), None, reason, kind, severity))
-        return
-    census = Census(str(path), is_ours=is_ours(path))
-    if census.is_ours and not framework_in(path):
-        is_sound = True
-        for problem in structural_problems(path, scope.images, scope.delegate):
-            examination.add(problem)
-            is_sound &= problem.row is not None or problem.severity is not Severity.ERROR
-        if not is_sound:
-            return
-    _examine_rows(path, census, examination, scope)
-    examination.add_all(chain(convention_problems(census), balance_problems(census)))
-    if not census.is_ours and census.n_rows:
-        severity = (
-            Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE
-        )  # a parquet may be used for training unchanged
-        reason = f"not in verl's layout; {describe_command(census, scope.images_dir)} converts it"
-        examination.add(Problem(str(path), None, reason, "layout", severity))
-    examination.censuses.append(census)
-
-
-def _examine_rows(path: Path, census: Census, examination: Examination, scope: _Scope) -> None:
-    sample, framework = None, framework_in(path)
-    for sample in samples_of(path, scope.images_dir):
-        if isinstance(sample, RowError):
-            examination.add(Problem(str(path), None, str(sample), sample.kind))
-            continue
-        is_of_verl = is_delegated(scope.delegate, sample.data_source)
-        problems = [delegated_note(sample)] if is_of_verl else [*truth_problems(sample, scope.budget)]
-        if framework and sample.truth_error and not is_of_verl:  # for verl's rows, `parquet` reports it
-            problems.append(problem_of(sample, "unreadable truth", f"{sample.truth_error}; {CONVERT_AGAIN}"))
-        problems += census.add(sample)
-        problems += picture_problems(sample) if scope.images else []
-        examination.add_all(problems)
-        _keep(sample, problems, examination.shown.setdefault(str(path), []))
-    if sample is None and not census.is_ours:
-        raise RowsError(f"{path}: has no row; fetch it again")
-
-
-def _keep(sample: Sample, problems: list[Problem], shown: list[tuple[Sample, list[Problem]]]) -> None:
-    """Keep rows for drawing: the first ones, replaced by rows with problems."""
-    if len(shown) < N_SHOWN:
-        shown.append((sample, problems))
-    elif problems:
-        clean = [i for i, (_, others) in enumerate(shown) if not others]
-        if clean:
-            shown[clean[-1]] = (sample, problems)
 
 
 def _is_object(path: Path) -> bool:
@@ -232,3 +143,54 @@ def _is_object(path: Path) -> bool:
             return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
     except OSError:
         return False  # reading its records reports why
+
+
+def _judge_object(path: Path, *, is_named: bool) -> Problem:
+    """Name the converter of a JSON object."""
+    if converter := converter_of(read_json(path, dict[str, msgspec.Raw])):
+        reason = f"not in verl's layout; `visionr1 convert {converter}` converts it, and reports what it leaves out"
+        return Problem(str(path), None, reason, "layout", Severity.NOTE)
+    reason = "a JSON object without images or annotations: not checked"
+    return Problem(str(path), None, reason, "no data", Severity.ERROR if is_named else Severity.NOTE)
+
+
+def _examine_file(path: Path, examination: Examination, repeats: Repeats, scope: Scope, side: bool | None) -> None:
+    """Check a file of rows; `side`: whether it is for validation, None: by the rows' own split."""
+    census = Census(str(path), layout_of(path))
+    whole_file = file_problems(path) if census.layout == "verl" else []
+    examination.add(*whole_file)
+    if any(problem.severity is Severity.ERROR for problem in whole_file):
+        return
+    indexes: set[str] = set()
+    for sample in samples_of(path, census.layout, scope.images_dir):
+        if isinstance(sample, RowError):
+            examination.add(Problem(str(path), None, str(sample), sample.kind))
+            continue
+        census.add(sample)
+        problems = [*_problems_of(sample, indexes, scope)]
+        is_validation = is_validation_split(sample.split) if side is None else side
+        problems += repeats.add(sample, is_validation=is_validation)
+        examination.add(*problems)
+        examination.show(sample, problems)
+    if not census.n_rows:
+        raise RowsError(f"{path}: has no row; fetch it again")
+    examination.add(*convention_problems(census), *balance_problems(census))
+    if not census.layout:
+        # a parquet may be used for training unchanged
+        severity = Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE
+        reason = f"not in verl's layout; {describe_command(census, scope.images_dir)} converts it"
+        examination.add(Problem(str(path), None, reason, "layout", severity))
+    examination.censuses.append(census)
+
+
+def _problems_of(sample: Sample, indexes: set[str], scope: Scope) -> Iterator[Problem]:
+    """Yield the problems of one row."""
+    if sample.layout:
+        yield from row_problems(sample, indexes, images=scope.images, delegate=scope.delegate)
+    if is_delegated(scope.delegate, sample.data_source):
+        reason = f"verl's own reward scores data source {sample.data_source!r} (--delegate)"
+        yield sample.problem("scored by verl", f"{reason}: its ground truth is not checked", Severity.NOTE)
+    else:
+        yield from truth_problems(sample, scope)
+    if scope.images:
+        yield from image_problems(sample)

@@ -1,22 +1,16 @@
 """Write a copy of a parquet file with safe repairs only; each change is reported.
 
-A repair is safe if it keeps the ground truth:
-
-* drop a row that repeats another exactly (except `extra_info`), a repeated object, or a box without area beside others
-  of its label;
-* clip a box one pixel over the edge;
-* make an index unique, or the path of an image beside the file absolute.
-
-Coordinates change only with `boxes_are`. Wrong labels, prompts, rotated images and column types need a new conversion.
+A repair is safe if it keeps the ground truth: drop a row that repeats another exactly (except `extra_info`), a repeated
+object, or a box without area beside others of its label; clip a box one pixel over the edge. Coordinates change only
+with `boxes_are`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -78,118 +72,89 @@ def fix_file(files: Sequence[Path], out: Path, boxes_are: Convention | None = No
     changes = Changes()
     metadata = extended_metadata(files, FACTS_KEY, {"by": "visionr1 doctor --fix", "file": path.name})
     with atomic_write(out) as file, RowGroups(file, schema.with_metadata(metadata)) as groups:
-        rows = _Fixer(path, changes, boxes_are).rows()
+        rows = _fixed_rows(path, changes, boxes_are)
         while batch := list(islice(rows, _BATCH_ROWS)):
             groups.add(pa.RecordBatch.from_pylist(batch, schema=schema))
     return changes
 
 
-class _Fixer:
-    """The rows of a file, repaired one by one."""
-
-    def __init__(self, path: Path, changes: Changes, boxes_are: Convention | None = None) -> None:
-        self.path, self.changes, self.boxes_are = path, changes, boxes_are
-        self.seen: set[bytes] = set()
-        self.indexes: set[int] = set()
-        self.last_index = -1
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield all rows except exact repeats."""
-        for number, row in enumerate(read_rows(self.path, batch_rows=_BATCH_ROWS)):
-            where = f"row {number}"
-            if self._is_repeated(row):
-                self.changes.add("repeated row dropped", where)
-                continue
-            self._fix_images(row.get("images"), where)
-            self._fix_truth(row["reward_model"], where)
-            self._fix_index(row.get("extra_info"), where)
-            yield row
-
-    def _is_repeated(self, row: Mapping[str, Any]) -> bool:
-        compared = [value for name, value in row.items() if name != "extra_info"]
-        digest = hashlib.blake2b(repr(compared).encode(errors="replace"), digest_size=16).digest()
-        is_repeated = digest in self.seen
-        self.seen.add(digest)
-        return is_repeated
-
-    def _fix_images(self, images: Any, where: str) -> None:
-        for i, path in enumerate(images if isinstance(images, list) else ()):
-            if isinstance(path, str) and not os.path.isabs(path):
-                beside = os.path.abspath(self.path.parent / path)
-                if os.path.exists(beside):
-                    images[i] = beside
-                    self.changes.add("relative path of an image made absolute", where)
-
-    def _fix_index(self, info: Any, where: str) -> None:
-        if not isinstance(info, dict) or "index" not in info:
-            return
-        index = info["index"]
-        if not isinstance(index, int) or index in self.indexes:
-            index = info["index"] = self.last_index + 1
-            self.changes.add("extra_info.index made unique", where)
-        self.indexes.add(index)
-        self.last_index = max(self.last_index, index)
-
-    def _fix_truth(self, model: Any, where: str) -> None:
-        """Repair boxes and labels in place; leave a ground truth without boxes or in another format."""
+def _fixed_rows(path: Path, changes: Changes, boxes_are: Convention | None) -> Iterator[dict[str, Any]]:
+    """Yield all rows repaired, except exact repeats."""
+    seen: set[bytes] = set()
+    for number, row in enumerate(read_rows(path, batch_rows=_BATCH_ROWS)):
+        where = f"row {number}"
+        compared = repr([value for name, value in row.items() if name != "extra_info"])
+        digest = hashlib.blake2b(compared.encode(errors="replace"), digest_size=16).digest()
+        if digest in seen:
+            changes.add("repeated row dropped", where)
+            continue
+        seen.add(digest)
         try:
-            truth = json.loads(model["ground_truth"])
-            size_wh, boxes, ignored = truth["size_wh"], truth.get("boxes_xyxy", []), truth.get("ignore_xyxy") or []
-            labels = truth.get("labels") or [None] * len(boxes)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return
-        if not (isinstance(boxes, list) and isinstance(labels, list) and _are_numbers(size_wh, 2)):
-            return
-        written = (boxes, ignored)
-        is_sound = isinstance(ignored, list) and all(_are_numbers(box, 4) for box in (*boxes, *ignored))
-        if self.boxes_are is not None and is_sound:
-            boxes = [self._to_pixels(box, size_wh, where) for box in boxes]
-            ignored = [self._to_pixels(box, size_wh, where) for box in ignored]
-            converted = f"box converted from {self.boxes_are} to x1 y1 x2 y2 in pixels"
-            self.changes.counts[converted] += len(boxes) + len(ignored)
-        if not (truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes)):  # lists of the same objects
-            kept = self._fix_objects(list(zip(boxes, labels, strict=True)), size_wh, where)
-            boxes, labels = [box for box, _ in kept], [label for _, label in kept]
-        if (boxes, ignored) != written:
-            truth["boxes_xyxy"] = boxes
-            truth |= {"labels": labels} if truth.get("labels") else {}
-            truth |= {"ignore_xyxy": ignored} if ignored else {}
-            model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
+            _fix_truth(row["reward_model"], changes, where, boxes_are)
+        except RowsError as error:
+            raise RowsError(f"{path}: {error}; nothing was written") from None
+        yield row
 
-    def _to_pixels(self, box: Sequence[float], size_wh: Sequence[float], where: str) -> list[float]:
-        """Convert a box to x1, y1, x2, y2 in pixels.
 
-        Raises:
-            RowsError: it does not fit `boxes_are`.
-        """
-        assert self.boxes_are is not None
-        found = self.boxes_are.corners(box, (int(size_wh[0]), int(size_wh[1])))
-        if min(found) < -1 or found[2] > size_wh[0] + 1 or found[3] > size_wh[1] + 1:
-            reason = f"box {[*box]} would be {found}, outside the image of {[*size_wh]}: not in {self.boxes_are}"
-            raise RowsError(f"{self.path}: {where}: {reason}; nothing was written")
-        return found
+def _fix_truth(model: Any, changes: Changes, where: str, boxes_are: Convention | None) -> None:
+    """Repair boxes and labels in place; leave a ground truth without boxes or in another format.
 
-    def _fix_objects(
-        self, objects: list[tuple[Any, Any]], size_wh: Sequence[float], where: str
-    ) -> list[tuple[Any, Any]]:
-        kept: list[tuple[Any, Any]] = []
-        with_area = {label for box, label in objects if _are_numbers(box, 4) and not _is_flat(box)}
-        for i, (box, label) in enumerate(objects):
-            at = f"{where}, boxes_xyxy[{i}] = {box}"
-            if not _are_numbers(box, 4) or (_is_flat(box) and label not in with_area):
-                kept.append((box, label))
-            elif _is_flat(box):
-                self.changes.add("box without area dropped", at)
+    Raises:
+        RowsError: a box does not fit `boxes_are`.
+    """
+    try:
+        truth = json.loads(model["ground_truth"])
+        size_wh, boxes, ignored = truth["size_wh"], truth.get("boxes_xyxy", []), truth.get("ignore_xyxy") or []
+        labels = truth.get("labels") or [None] * len(boxes)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+    if not (isinstance(boxes, list) and isinstance(labels, list) and _are_numbers(size_wh, 2)):
+        return
+    written = (boxes, ignored)
+    is_sound = isinstance(ignored, list) and all(_are_numbers(box, 4) for box in (*boxes, *ignored))
+    if boxes_are is not None and is_sound:
+        boxes, ignored = ([_to_pixels(box, size_wh, where, boxes_are) for box in some] for some in (boxes, ignored))
+        changes.counts[f"box converted from {boxes_are} to x1 y1 x2 y2 in pixels"] += len(boxes) + len(ignored)
+    if not (truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes)):  # lists of the same objects
+        kept = _fix_objects(list(zip(boxes, labels, strict=True)), size_wh, changes, where)
+        boxes, labels = [box for box, _ in kept], [label for _, label in kept]
+    if (boxes, ignored) != written:
+        truth["boxes_xyxy"] = boxes
+        truth |= {"labels": labels} if truth.get("labels") else {}
+        truth |= {"ignore_xyxy": ignored} if ignored else {}
+        model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
+
+
+def _to_pixels(box: Sequence[float], size_wh: Sequence[float], where: str, boxes_are: Convention) -> list[float]:
+    found = boxes_are.corners(box, (int(size_wh[0]), int(size_wh[1])))
+    if min(found) < -1 or found[2] > size_wh[0] + 1 or found[3] > size_wh[1] + 1:
+        reason = f"box {[*box]} would be {found}, outside the image of {[*size_wh]}: not in {boxes_are}"
+        raise RowsError(f"{where}: {reason}")
+    return found
+
+
+def _fix_objects(
+    objects: list[tuple[Any, Any]], size_wh: Sequence[float], changes: Changes, where: str
+) -> list[tuple[Any, Any]]:
+    """Return the objects (box, label) to keep, clipped."""
+    kept: list[tuple[Any, Any]] = []
+    with_area = {label for box, label in objects if _are_numbers(box, 4) and not _is_flat(box)}
+    for i, (box, label) in enumerate(objects):
+        at = f"{where}, boxes_xyxy[{i}] = {box}"
+        if not _are_numbers(box, 4) or (_is_flat(box) and label not in with_area):
+            kept.append((box, label))
+        elif _is_flat(box):
+            changes.add("box without area dropped", at)
+        else:
+            x1, y1, x2, y2 = box
+            if 0 < max(-x1, -y1, x2 - size_wh[0], y2 - size_wh[1]) <= 1:
+                box = [max(x1, 0), max(y1, 0), min(x2, size_wh[0]), min(y2, size_wh[1])]
+                changes.add("box clipped by up to a pixel", at)
+            if (box, label) in kept:
+                changes.add("repeated box dropped", at)
             else:
-                x1, y1, x2, y2 = box
-                if 0 < max(-x1, -y1, x2 - size_wh[0], y2 - size_wh[1]) <= 1:
-                    box = [max(x1, 0), max(y1, 0), min(x2, size_wh[0]), min(y2, size_wh[1])]
-                    self.changes.add("box clipped by up to a pixel", at)
-                if (box, label) in kept:
-                    self.changes.add("repeated box dropped", at)
-                else:
-                    kept.append((box, label))
-        return kept
+                kept.append((box, label))
+    return kept
 
 
 def _are_numbers(value: Any, n: int) -> bool:

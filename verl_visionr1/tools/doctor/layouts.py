@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
-import msgspec
-
 from verl_visionr1.conversion.conventions import FEWEST, likeliest_convention
 from verl_visionr1.tools.doctor.samples import IMAGE_KEYS
 from verl_visionr1.tools.doctor.sets import Census
 
 _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
+    "coco": (frozenset(("images", "annotations")),),
     "vlm_r1": (frozenset(("problem", "normal_caption", "bbox_list")), frozenset(("image", "conversations"))),
     "vision_r1": (frozenset(("problem", "solution", "target_id_maps")),),
     "refcoco": (frozenset(("ref_id", "ann_id", "sentences")), frozenset(("question_id", "answer", "segmentation"))),
@@ -27,20 +26,6 @@ _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
     "reasonseg": (frozenset(("text", "is_sentence", "shapes")),),
 }
 """Converter -> keys of its files."""
-_OF_SUFFIX: Mapping[str, str] = {
-    ".p": "refcoco",
-    ".pkl": "d3",
-    ".xml": "voc",
-    ".yaml": "yolo",
-    ".yml": "yolo",
-    ".data": "yolo",
-    ".names": "yolo",
-    ".csv": "records",
-    ".tsv": "records",
-    ".mat": "shanghaitech",
-}
-"""Suffix -> converter, for files that only converters read."""
-_RESULTS = frozenset(("image_id", "category_id", "bbox", "score"))
 _PRESETS: Mapping[str, frozenset[str]] = {
     "gui-r1": frozenset(("instruction", "gt_bbox")),
     "rex-thinker": frozenset(("image_name", "referring", "ans")),
@@ -66,10 +51,7 @@ def describe_command(census: Census, images_dir: Path | None) -> str:
     >>> describe_command(census, None).split(" --column ")
     ['`visionr1 convert records a.jsonl a.parquet', 'image=image', 'question=question', 'answer=answer`']
     """
-    if census.columns >= _RESULTS:
-        return "nothing: these are a detector's results, with scores and without ground truth; no command"
-    converter = converter_of(census.columns)
-    if converter:
+    if converter := converter_of(census.columns):
         return f"`visionr1 convert {converter}`"
     path = Path(census.file)
     out = path.with_suffix(".parquet") if path.suffix != ".parquet" else path.with_name(f"{path.stem}_verl.parquet")
@@ -88,15 +70,6 @@ def converter_of(keys: Collection[str]) -> str:
     """
     found = (name for name, layouts in _CONVERTERS.items() if any(layout.issubset(keys) for layout in layouts))
     return next(found, "")
-
-
-def converter_of_file(path: Path) -> str:
-    """Return the converter for the suffix of a file that only converters read, or "".
-
-    >>> converter_of_file(Path("refs(unc).p"))
-    'refcoco'
-    """
-    return _OF_SUFFIX.get(path.suffix.lower(), "")
 
 
 def _columns(census: Census) -> Iterator[str]:
@@ -129,20 +102,3 @@ def _boxes(census: Census) -> tuple[str, str]:
     place, (boxes, sizes) = max(found.items(), key=lambda it: len(it[1][0]))
     named = likeliest_convention(boxes, sizes).name if len(boxes) >= FEWEST else ""
     return quote(place), named or "FORMAT"
-
-
-def converter_of_json(document: Mapping[str, msgspec.Raw]) -> str:
-    """Return the converter of a JSON object, or "" if unknown.
-
-    >>> converter_of_json({"info": msgspec.Raw(b"{}"), "scenes": msgspec.Raw(b"[]")})
-    'clevr'
-    """
-    if {"images", "annotations"} & {*document}:
-        return "coco"
-    if converter := converter_of(document):
-        return converter
-    first = next(iter(document.values()), msgspec.Raw(b"null"))
-    splits = {"train", "val", "test", "test_coco", "val_coco"}
-    if ({*document} <= splits and bytes(first).startswith(b'["')) or b"box_examples_coordinates" in bytes(first):
-        return "fsc147"
-    return ""

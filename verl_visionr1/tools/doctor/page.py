@@ -12,10 +12,9 @@ import jinja2
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.images import upright_size
 from verl_visionr1.tools.doctor.examination import Examination
-from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem
 from verl_visionr1.tools.doctor.samples import Sample
-from verl_visionr1.tools.doctor.view import shares
+from verl_visionr1.tools.doctor.truth import inspect_image
 from verl_visionr1.tools.drawing import Pen, read_picture
 
 SIDE = 360
@@ -36,10 +35,9 @@ def write_page(examination: Examination, out: Path) -> None:
         raise RowsError(f"--html {out}: needs a name that ends in .html")
     files = []
     for census in examination.censuses:
-        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items() if tally)]
         shown = sorted(examination.shown.get(census.file, ()), key=lambda pair: pair[0].number)
         cards = [_card(sample, problems) for sample, problems in shown]
-        files.append({"name": census.file, "summary": "; ".join(parts), "cards": cards})
+        files.append({"name": census.file, "summary": census.summary, "cards": cards})
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(groups=examination.found, files=files)
     write_whole(out, html.encode(errors="replace"))
@@ -47,13 +45,11 @@ def write_page(examination: Examination, out: Path) -> None:
 
 def _card(sample: Sample, problems: Sequence[Problem]) -> dict[str, object]:
     """Return the template's values for a row."""
-    target = sample.target
-    truth = sample.truth_error
+    target, truth = sample.target, sample.truth_error
     if target is not None:
-        parts = [target.task, f"{target.n_objects} objects"]
-        parts += [f"count {target.count}"] if target.count is not None else []
-        parts += [f"answer {target.answer!r}"] if target.answer is not None else []
-        truth = ", ".join(parts)
+        known = {"count": target.count, "answer": target.answer}
+        known = {name: value for name, value in known.items() if value is not None}
+        truth = ", ".join([target.task, f"{target.n_objects} objects", *(f"{k} {v}" for k, v in known.items())])
     shown = {"title": f"{sample.unit} {sample.number}", "picture": _picture(sample), "truth": truth}
     return {**shown, "prompt": (sample.prompt or "")[:300], "problems": problems}
 

@@ -33,7 +33,10 @@ class Problem:
     severity: Severity = Severity.ERROR
     unit: str = "row"
 
+    @property
+    def where(self) -> str:
+        """The row, as a start of a line; "" for the whole file."""
+        return "" if self.row is None else f"{self.unit} {self.row}: "
+
     def __str__(self) -> str:
-        return (
-            f"{self.file}: {self.reason}" if self.row is None else f"{self.file}: {self.unit} {self.row}: {self.reason}"
-        )
+        return f"{self.file}: {self.where}{self.reason}"

@@ -20,8 +20,9 @@ from verl_visionr1.conversion.image_files import find_below
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.files import RowError
 from verl_visionr1.row_layouts import as_verl_row, framework_of
-from verl_visionr1.rows import open_parquet, read_rows, target_of
+from verl_visionr1.rows import open_parquet, target_of
 from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.tools.doctor.problems import Problem, Severity
 
 Box = tuple[float, float, float, float]
 OURS = ("prompt", "reward_model")
@@ -43,131 +44,131 @@ class Sample:
 
     Attributes:
         file, number, unit: its place; `unit` is what `number` counts.
+        layout: see `layout_of`.
+        record: the row; ours in verl's columns.
         prompt: the user's text.
-        images: paths, or bytes.
+        images: paths, or bytes; None for an empty one.
         size_wh: of the image, as given in the row.
-        boxes: key in the record -> boxes as written.
-        points: key in the record -> points as written.
+        boxes, points: key in the record -> boxes or points as written.
         target: only ours; None if unreadable, with the reason in `truth_error`.
-        info: ours: extra_info; foreign: the record.
     """
 
     file: str
     number: int
     unit: str
+    layout: str
+    record: Mapping[str, Any]
     prompt: str | None = None
-    images: Sequence[str | bytes] = ()
+    images: Sequence[str | bytes | None] = ()
     size_wh: tuple[int, int] | None = None
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     points: dict[str, list[Point]] = field(default_factory=dict)
     target: Target | None = None
     truth_error: str = ""
-    data_source: str = ""
-    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What is known of its origin: `extra_info`, or the foreign record."""
+        info = self.record.get("extra_info") if self.layout else self.record
+        return info if isinstance(info, Mapping) else {}
+
+    @property
+    def data_source(self) -> str:
+        """Name of its data source, or ""."""
+        return str(self.record.get("data_source") or "") if self.layout else ""
+
+    @property
+    def split(self) -> str:
+        """Name of its split, or ""."""
+        return str(self.info.get("split") or "")
+
+    @property
+    def image_index(self) -> int:
+        """Index of the image of the ground truth: as named there, else 0."""
+        return (self.target.image if self.target is not None else None) or 0
 
     @property
     def image(self) -> str | bytes | None:
         """The image of the ground truth."""
         return self.images[self.image_index] if self.image_index < len(self.images) else None
 
-    @property
-    def image_index(self) -> int:
-        """Index of that image: as named by the ground truth, else 0."""
-        return (self.target.image if self.target is not None else None) or 0
-
-    @property
-    def split(self) -> str:
-        """Name of the row's split, or ""."""
-        return str(self.info.get("split") or "")
+    def problem(self, kind: str, reason: str, severity: Severity = Severity.ERROR) -> Problem:
+        """Make a problem of this row."""
+        return Problem(self.file, self.number, reason, kind, severity, self.unit)
 
 
-def framework_in(path: Path) -> str:
-    """Return the framework, other than verl, that a file was converted for; "" for all other files.
+def layout_of(path: Path) -> str:
+    """Return "verl" (for any file with columns specific to it), another framework, or "" for a foreign file.
 
     Raises:
-        RowsError: a parquet file that cannot be read.
+        RowsError: the file cannot be read.
     """
     if path.name.endswith(".parquet"):
         with open_parquet(path) as parquet:
-            return framework_of(parquet.schema_arrow.names)
+            names = set(parquet.schema_arrow.names)
+        is_verl = "reward_model" in names or {"prompt", "data_source"} <= names
+        return framework_of(names) or ("verl" if is_verl else "")
     _, first = next(read_records(path), ("", None)) if path.name.endswith(".jsonl") else ("", None)
     return framework_of(first) if isinstance(first, Mapping) else ""
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file was converted here, or has at least some columns specific to verl.
-
-    Raises:
-        RowsError: a parquet file that cannot be read.
-    """
-    if framework_in(path):
-        return True
-    if not path.name.endswith(".parquet"):
-        return False
-    with open_parquet(path) as parquet:
-        names = set(parquet.schema_arrow.names)
-        return "reward_model" in names or {"prompt", "data_source"} <= names
-
-
-def samples_of(path: Path, images_dir: Path | None = None) -> Iterator[Sample | RowError]:
+def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Iterator[Sample | RowError]:
     """Yield the rows of a file; an unreadable record is yielded as an error.
 
     Args:
+        layout: that of the file, see `layout_of`.
         images_dir: folder that images of a foreign file are relative to; default: that of the file.
 
     Raises:
         RowsError: the file cannot be read.
     """
-    yield from _our_samples(path) if is_ours(path) else _foreign_samples(path, images_dir or path.parent)
-
-
-# ---------------------------------------------------------------------------------------------- ours
-
-
-def _our_samples(path: Path) -> Iterator[Sample | RowError]:
-    is_parquet = path.name.endswith(".parquet")
-    records = enumerate(read_rows(path, batch_rows=100)) if is_parquet else _numbered(path)
-    for number, record in records:
+    for place, record in read_records(path):
         if isinstance(record, RowError):
             yield record
-            continue
-        row = as_verl_row(record)
-        info = row.get("extra_info") if isinstance(row.get("extra_info"), Mapping) else {}
-        unit = "row" if is_parquet else "line"
-        sample = Sample(str(path), number, unit, info=info or {}, data_source=str(row.get("data_source") or ""))
-        turns = row["prompt"] if isinstance(row["prompt"], list) else []
-        sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
-        sample.images = [image for image in map(image_of, row.get("images") or ()) if image is not None]
-        try:
-            sample.target = target_of(row)
-            sample.size_wh = sample.target.size_wh if max(sample.target.size_wh) < MAX_SIDE else None
-            sample.boxes["boxes_xyxy"] = [tuple(box) for box in sample.target.boxes_xyxy]  # type: ignore[misc]
-            if sample.target.ignore_xyxy:
-                sample.boxes["ignore_xyxy"] = [tuple(box) for box in sample.target.ignore_xyxy]  # type: ignore[misc]
-            sample.points["points_xy"] = [(x, y) for x, y in sample.target.points_xy]
-        except (TargetError, TypeError, KeyError) as error:
-            sample.truth_error = str(error)
-            _read_broken_truth(sample, row)
-        yield sample
+        elif not isinstance(record, Mapping):
+            yield RowError("malformed entry", f"{place}: {str(record)[:60]!r} is not an object; correct or remove it")
+        else:
+            unit, number = place.split()[-2:]
+            sample = Sample(str(path), int(number), unit, layout, record)
+            if layout:
+                _read_ours(sample)
+            else:
+                _read_foreign(sample, images_dir or path.parent)
+            yield sample
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, Any]]:
-    for place, record in read_records(path):
-        yield int(place.rpartition(" ")[2]), record
+def _read_ours(sample: Sample) -> None:
+    row = sample.record = as_verl_row(sample.record)
+    turns = row.get("prompt")
+    turns = turns if isinstance(turns, list) else []
+    sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
+    images = row.get("images")
+    sample.images = [_image_of(image) for image in images] if isinstance(images, list) else []
+    try:
+        target = sample.target = target_of(row)
+    except (TargetError, TypeError, KeyError) as error:
+        sample.truth_error = str(error)
+        _read_broken_truth(sample)
+        return
+    sample.size_wh = target.size_wh if max(target.size_wh) < MAX_SIDE else None
+    sample.boxes["boxes_xyxy"] = [tuple(box) for box in target.boxes_xyxy]  # type: ignore[misc]
+    if target.ignore_xyxy:
+        sample.boxes["ignore_xyxy"] = [tuple(box) for box in target.ignore_xyxy]  # type: ignore[misc]
+    sample.points["points_xy"] = [(x, y) for x, y in target.points_xy]
 
 
-def image_of(value: Any) -> str | bytes | None:
-    """Return the path or bytes of an image in a row."""
+def _image_of(value: Any) -> str | bytes | None:
+    """The path or bytes of an image in a row."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("image") or value.get("path")
     if isinstance(value, str):
-        return value.removeprefix("file://")
-    return value if isinstance(value, bytes) else None
+        return value.removeprefix("file://") or None
+    return value if isinstance(value, bytes) and value else None
 
 
-def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
+def _read_broken_truth(sample: Sample) -> None:
     """Read the boxes and size of an invalid ground truth, so that the checks can explain it."""
-    model = row.get("reward_model")
+    model = sample.record.get("reward_model")
     truth = model.get("ground_truth") if isinstance(model, Mapping) else None
     if isinstance(truth, str):
         with suppress(ValueError, RecursionError):
@@ -176,32 +177,14 @@ def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
     sample.size_wh = _size_of(truth) or _size_of(sample.info)
 
 
-# ---------------------------------------------------------------------------------------------- foreign
-
-
-def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError]:
-    unit = "line" if not path.name.endswith((".json", ".parquet", ".arrow")) else "row"
-    for number, record in _numbered(path):
-        if isinstance(record, RowError):
-            yield record
-            continue
-        if not isinstance(record, Mapping):
-            where = f"{path.name}: {unit} {number}"
-            yield RowError("malformed entry", f"{where}: {str(record)[:60]!r} is not an object; correct or remove it")
-            continue
-        images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
-        images = images if isinstance(images, list) else [images]
-        yield Sample(
-            str(path),
-            number,
-            unit,
-            prompt=_prompt_of(record),
-            images=[_absolute(image, images_dir) for image in map(image_of, images) if image],
-            size_wh=_size_of(record),
-            boxes=_found_in(record, "", _read_boxes),
-            points=_found_in(record, "", _read_points, in_lists=False),
-            info=record,
-        )
+def _read_foreign(sample: Sample, images_dir: Path) -> None:
+    record = sample.record
+    images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
+    images = images if isinstance(images, list) else [images]
+    sample.images = [_absolute(image, images_dir) for image in map(_image_of, images) if image]
+    sample.prompt, sample.size_wh = _prompt_of(record), _size_of(record)
+    sample.boxes = _found_in(record, "", _read_boxes)
+    sample.points = _found_in(record, "", _read_points, in_lists=False)
 
 
 def _absolute(image: str | bytes, images_dir: Path) -> str | bytes:
@@ -238,7 +221,7 @@ def _size_of(record: Any) -> tuple[int, int] | None:
 def _found_in(
     value: Any, place: str, read: Callable[[Any], list[Any]], depth: int = 0, *, in_lists: bool = True
 ) -> dict[str, list[Any]]:
-    """Return everything that `read` finds in a value, by its key path; lists are searched only `in_lists`."""
+    """Everything that `read` finds in a value, by its key path; lists are searched only `in_lists`."""
     if depth > _MAX_DEPTH:
         return {}
     if here := read(value):

@@ -2,18 +2,18 @@
 
 Training and generation share a GPU, but do not use its memory at the same time: while vLLM generates, gradients are
 gone; while the model is trained, vLLM sleeps and holds neither weights nor cache (`rollout.free_cache_engine`, the
-default). Between them, when weights are handed over, both hold weights. Each of the three phases is computed
-separately.
+default). Between them, when weights are handed over, both hold weights. Each phase is computed separately.
 
 One GB is 2**30 bytes, as drivers and vLLM count. P: parameters, T: trained parameters, N: GPUs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from verl_visionr1.tools.plan.shape import Layers, PlanError, Shape
+from verl_visionr1.tools.plan.shape import PlanError, Shape
 
 GB = 2**30
 MASTER, GRADIENT, ADAM, BF16 = 4, 4, 8, 2
@@ -49,9 +49,6 @@ class Machine:
         gpus: number on each node.
         host_gb: memory of a node; None: unknown, assumed to be enough.
         has_flash: whether training can use flash-attn; without it, torch's sdpa and padded micro-batches.
-
-    Raises:
-        PlanError: a number that is not positive.
     """
 
     gpus: int
@@ -59,12 +56,6 @@ class Machine:
     gpu_gb: float = 80.0
     host_gb: float | None = None
     has_flash: bool = True
-
-    def __post_init__(self) -> None:
-        given = {"gpus": self.gpus, "nodes": self.nodes, "gpu-memory": self.gpu_gb, "host-memory": self.host_gb}
-        for option, value in given.items():
-            if value is not None and not value > 0:
-                raise PlanError(f"--{option} {value:g}: needs a number above 0")
 
     @property
     def n(self) -> int:
@@ -83,10 +74,10 @@ class Run:
         lora_rank: 0: all weights are trained.
         is_vision_frozen: whether the vision tower is not trained; always so with LoRA.
         has_kl: whether a reference model is used; with LoRA that is the model without its adapter.
-        image_tokens: most tokens of a prompt that belong to an image.
+        image_tokens: most tokens of a prompt that belong to an image; None: all.
 
     Raises:
-        PlanError: a number that is not positive.
+        PlanError: an image with more tokens than a prompt.
     """
 
     max_prompt: int
@@ -99,12 +90,7 @@ class Run:
     image_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_prompt", "max_response", "answers", "prompts"):
-            if getattr(self, name) < 1:
-                raise PlanError(f"{name} = {getattr(self, name)}: needs a number above 0")
-        if self.lora_rank < 0:
-            raise PlanError(f"--lora {self.lora_rank}: needs a rank, or 0 for none")
-        if self.image_tokens is not None and not 0 <= self.image_tokens <= self.max_prompt:
+        if self.image_tokens is not None and self.image_tokens > self.max_prompt:
             raise PlanError(
                 f"--image-tokens {self.image_tokens}: a prompt has {self.max_prompt} tokens at most (--max-prompt); "
                 "allow smaller images, or longer prompts"
@@ -116,9 +102,9 @@ class Run:
         return self.max_prompt + self.max_response
 
     @property
-    def image_share(self) -> float:
-        """Largest share of a sequence's tokens that belong to an image."""
-        return (self.max_prompt if self.image_tokens is None else self.image_tokens) / self.length
+    def least_tokens(self) -> int:
+        """Smallest token budget: the longest sequence, in steps of 256."""
+        return math.ceil(self.length / 256) * 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,134 +144,127 @@ def total(parts: Iterable[Part]) -> float:
     return sum(part.gb for part in parts)
 
 
-def trained_params(shape: Shape, run: Run) -> float:
-    """T: all parameters without a frozen vision tower; with LoRA only the adapter."""
-    if run.lora_rank:
-        return float(shape.lora_params(run.lora_rank))
-    return shape.params - (shape.vision_params if run.is_vision_frozen else 0.0)
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The memory of a training step."""
 
+    shape: Shape
+    machine: Machine
+    run: Run
+    settings: Settings
 
-def held_params(shape: Shape, run: Run) -> float:
-    """Parameters that FSDP shards: model and adapter."""
-    return shape.params + (shape.lora_params(run.lora_rank) if run.lora_rank else 0)
+    @property
+    def trained(self) -> float:
+        """T: all parameters without a frozen vision tower; with LoRA only the adapter."""
+        if self.run.lora_rank:
+            return float(self.shape.lora_params(self.run.lora_rank))
+        return self.shape.params - (self.shape.vision_params if self.run.is_vision_frozen else 0.0)
 
+    @property
+    def held(self) -> float:
+        """Parameters that FSDP shards: model and adapter."""
+        return self.shape.params + (self.shape.lora_params(self.run.lora_rank) if self.run.lora_rank else 0)
 
-def training(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """Peak memory of a GPU in an update: the backward pass of a full micro-batch."""
-    trained, held = trained_params(shape, run), held_params(shape, run)
-    on_gpu = 0.0 if settings.offload_always else 1.0
-    tokens = settings.tokens * UNEVEN * (1 if machine.has_flash else PADDED)
-    padded = "" if machine.has_flash else f"{PADDED:g} x for padding, "
-    return [
-        Part("weights", on_gpu * MASTER * held / machine.n / GB, "fp32, sharded: 4 bytes x P / N"),
-        Part("gradients", on_gpu * GRADIENT * trained / machine.n / GB, "fp32, sharded: 4 bytes x T / N"),
-        Part("Adam", on_gpu * ADAM * trained / machine.n / GB, "two fp32 moments, sharded: 8 bytes x T / N"),
-        Part("gathered layers", _gather(shape, run) / GB, "bf16: head, two layers at a time, and their gradients"),
-        Part("activations", _activations(shape, run, tokens) / GB, f"{padded}checkpointed, {tokens:.0f} tokens"),
-        Part("logits", _logits(shape, tokens, settings.is_fused) / GB, _logits_why(shape, settings)),
-        Part("process", TRAINER_GB, "CUDA contexts, NCCL, fragments, sleeping vLLM"),
-    ]
+    def training(self) -> list[Part]:
+        """Peak memory of a GPU in an update: the backward pass of a full micro-batch."""
+        shard = (0.0 if self.settings.offload_always else 1.0) / self.machine.n / GB
+        tokens = self.settings.tokens * UNEVEN * (1 if self.machine.has_flash else PADDED)
+        padded = "" if self.machine.has_flash else f"{PADDED:g} x for padding, "
+        vocab, bytes_each = self.shape.vocab, FUSED_BYTES if self.settings.is_fused else LOGIT_BYTES
+        at_once = FUSED_CHUNK if self.settings.is_fused else tokens
+        return [
+            Part("weights", MASTER * self.held * shard, "fp32, sharded: 4 bytes x P / N"),
+            Part("gradients", GRADIENT * self.trained * shard, "fp32, sharded: 4 bytes x T / N"),
+            Part("Adam", ADAM * self.trained * shard, "two fp32 moments, sharded: 8 bytes x T / N"),
+            Part("gathered layers", self._gathered() / GB, "bf16: head, two layers at a time, and their gradients"),
+            Part("activations", self._activations(tokens) / GB, f"{padded}checkpointed, {tokens:.0f} tokens"),
+            Part(
+                "logits",
+                at_once * vocab * bytes_each / GB,
+                f"{at_once:.0f} tokens at once x {vocab} words x {bytes_each} bytes",
+            ),
+            Part("process", TRAINER_GB, "CUDA contexts, NCCL, fragments, sleeping vLLM"),
+        ]
 
+    def _gathered(self) -> float:
+        """FSDP2 keeps the root's weights (head, tied embedding) gathered, and the weights of this layer and the next.
 
-def _gather(shape: Shape, run: Run) -> float:
-    """FSDP2 keeps the root's weights (head, tied embedding) gathered, and the weights of this layer and the next.
+        The gradient of a group is bf16 while it is whole, with an fp32 copy on its way to the shards.
+        """
+        head, layer = self.shape.head_params, self.shape.layer_params
+        return BF16 * (head + 2 * layer) + (0 if self.run.lora_rank else (BF16 + MASTER) * max(head, layer))
 
-    The gradient of a group is bf16 while it is whole, with an fp32 copy on its way to the shards.
-    """
-    weights = BF16 * (shape.head_params + 2 * shape.layer_params)
-    return weights + (0 if run.lora_rank else (BF16 + MASTER) * max(shape.head_params, shape.layer_params))
+    def _activations(self, tokens: float) -> float:
+        """Activations with gradient checkpointing: the input of each layer, and all activations of one layer.
 
+        One layer takes about 12 vectors of its width and 6 of its MLP's width, forward and backward, in bf16. A frozen
+        vision tower keeps nothing for a backward pass.
+        """
+        run, text, vision = self.run, self.shape.text, self.shape.vision
+        image_tokens = run.max_prompt if run.image_tokens is None else run.image_tokens
+        patches = tokens * image_tokens / run.length * PATCHES_PER_TOKEN
+        kept = BF16 * tokens * text.n * text.hidden
+        if not (run.is_vision_frozen or run.lora_rank):
+            kept += BF16 * patches * vision.n * vision.hidden
+        working = (n * (12 * it.hidden + 6 * it.intermediate) for it, n in ((text, tokens), (vision, patches)))
+        return kept + BF16 * max(working)
 
-def _activations(shape: Shape, run: Run, tokens: float) -> float:
-    """Activations with gradient checkpointing: the input of each layer, and all activations of one layer.
+    def waiting(self) -> list[Part]:
+        """Memory of training on a GPU while vLLM generates. Gradients are dropped after each update."""
+        settings = self.settings
+        parts = []
+        for name, size, is_moved in (
+            ("training's weights", MASTER * self.held, settings.offload_params or settings.offload_always),
+            ("training's Adam", ADAM * self.trained, settings.offload_adam or settings.offload_always),
+        ):
+            gb = 0.0 if is_moved else size / self.machine.n / GB
+            parts.append(Part(name, gb, "in host memory" if is_moved else "fp32 shard"))
+        return [*parts, Part("training's process", TRAINER_GB, "CUDA context, NCCL, fragments")]
 
-    One layer takes about 12 vectors of its width and 6 of its MLP's width, forward and backward, in bf16. A frozen
-    vision tower keeps nothing for a backward pass.
-    """
-    patches = tokens * run.image_share * PATCHES_PER_TOKEN
-    kept = BF16 * tokens * shape.text.n * shape.text.hidden
-    if not (run.is_vision_frozen or run.lora_rank):
-        kept += BF16 * patches * shape.vision.n * shape.vision.hidden
-    return kept + max(_working(shape.text, tokens), _working(shape.vision, patches))
+    def engine_weights(self) -> Part:
+        """vLLM's weights on a GPU."""
+        n = self.settings.tensor_parallel
+        return Part("vLLM's weights", BF16 * self.shape.params / n / GB, f"bf16: 2 bytes x P / tensor parallel {n}")
 
+    def hand_over(self) -> list[Part]:
+        """Memory while weights go to vLLM: training's share, vLLM's weights, a bucket, and one whole tensor in fp32."""
+        moved = BUCKET_GB + MASTER * self.shape.head_params / GB
+        return [
+            *self.waiting(),
+            self.engine_weights(),
+            Part("in transfer", moved, "a bucket of 2 GB and the largest tensor"),
+        ]
 
-def _working(layers: Layers, tokens: float) -> float:
-    return BF16 * tokens * (12 * layers.hidden + 6 * layers.intermediate)
+    def cache_gb(self, sequences: float) -> float:
+        """KV cache on a GPU for this many sequences at once; answers to one prompt share the prompt's part."""
+        run = self.run
+        tokens = sequences * (run.max_response + run.max_prompt / min(run.answers, max(sequences, 1.0)))
+        return max(tokens, run.length) * self.shape.kv_bytes_per_token / self.settings.tensor_parallel / GB
 
+    def loading_gb(self) -> float:
+        """A GPU's fp32 shard when the model is loaded, whatever is offloaded later (`fsdp2_load_full_state_dict`)."""
+        return MASTER * self.held / self.machine.n / GB + TRAINER_GB
 
-def _logits(shape: Shape, tokens: float, is_fused: bool) -> float:
-    if is_fused:
-        return float(FUSED_BYTES * FUSED_CHUNK * shape.vocab)
-    return LOGIT_BYTES * tokens * shape.vocab
-
-
-def _logits_why(shape: Shape, settings: Settings) -> str:
-    if settings.is_fused:
-        return f"fused: {FUSED_CHUNK} tokens at a time x {shape.vocab} words x {FUSED_BYTES} bytes"
-    return f"all tokens x {shape.vocab} words x {LOGIT_BYTES} bytes"
-
-
-def waiting(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """Memory of training on a GPU while vLLM generates. Gradients are dropped after each update."""
-    keeps_weights = not (settings.offload_params or settings.offload_always)
-    keeps_adam = not (settings.offload_adam or settings.offload_always)
-    weights = MASTER * held_params(shape, run) / machine.n / GB if keeps_weights else 0.0
-    adam = ADAM * trained_params(shape, run) / machine.n / GB if keeps_adam else 0.0
-    return [
-        Part("training's weights", weights, "fp32 shard" if keeps_weights else "in host memory"),
-        Part("training's Adam", adam, "fp32 shard" if keeps_adam else "in host memory"),
-        Part("training's process", TRAINER_GB, "CUDA context, NCCL, fragments"),
-    ]
-
-
-def engine_weights_gb(shape: Shape, settings: Settings) -> float:
-    """vLLM's weights on a GPU: 2 bytes x P / tensor parallel."""
-    return BF16 * shape.params / settings.tensor_parallel / GB
-
-
-def hand_over(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """Memory while weights go to vLLM: training's share, vLLM's weights, a bucket, and one whole tensor in fp32."""
-    return [
-        *waiting(shape, machine, run, settings),
-        Part(
-            "vLLM's weights", engine_weights_gb(shape, settings), f"bf16 / tensor parallel {settings.tensor_parallel}"
-        ),
-        Part("in transfer", BUCKET_GB + MASTER * shape.head_params / GB, "a bucket of 2 GB and the largest tensor"),
-    ]
-
-
-def cache_gb(shape: Shape, run: Run, settings: Settings, sequences: float) -> float:
-    """KV cache on a GPU for this many sequences at once; answers to one prompt share the prompt's part."""
-    tokens = sequences * (run.max_response + run.max_prompt / min(run.answers, max(sequences, 1.0)))
-    return max(tokens, run.length) * shape.kv_bytes_per_token / settings.tensor_parallel / GB
-
-
-def loading_gb(shape: Shape, machine: Machine, run: Run) -> float:
-    """A GPU's shard in fp32 when the model is loaded, whatever is offloaded later (`fsdp2_load_full_state_dict`)."""
-    return MASTER * held_params(shape, run) / machine.n / GB + TRAINER_GB
-
-
-def host(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """Peak memory of one node, at the start or later."""
-    trained, held = trained_params(shape, run), held_params(shape, run)
-    node = machine.nodes * GB
-    kept: list[Part] = []
-    if settings.offload_always:
-        bytes_kept = MASTER * held + (GRADIENT + ADAM) * trained
-        kept.append(Part("always offloaded", bytes_kept / node, "4 bytes x P + 12 bytes x T, over the nodes"))
-    if settings.offload_params:
-        kept.append(Part("offloaded weights", MASTER * held / node, "4 bytes x P, over the nodes"))
-    if settings.offload_adam:
-        kept.append(Part("offloaded Adam", ADAM * trained / node, "8 bytes x T, over the nodes"))
-    if run.has_kl and not run.lora_rank:
-        kept.append(Part("reference model", BF16 * shape.params / node, "always in host memory: 2 bytes x P, bf16"))
-    if run.lora_rank:
-        engines = machine.gpus * engine_weights_gb(shape, settings)
-        kept.append(Part("sleeping vLLM", engines, "with LoRA its weights stay in host memory: 2 bytes x P per engine"))
-    loading = MASTER * shape.params * (machine.gpus if shape.is_tied else 1) / GB
-    start = Part("loading the model", loading, f"fp32, once{' per worker (tied embeddings)' if shape.is_tied else ''}")
-    processes = PROCESSES_GB + PROCESSES_GB_PER_GPU * machine.gpus
-    states = [part for part in kept if part.name != "reference model"]
-    larger = [start] if start.gb > total(states) else states
-    reference = [part for part in kept if part.name == "reference model"]
-    return [*larger, *reference, Part("processes", processes, "Ray, agent loops, reward workers, data loaders: rough")]
+    def host(self) -> list[Part]:
+        """Peak memory of one node, at the start or later."""
+        shape, settings, node = self.shape, self.settings, self.machine.nodes * GB
+        kept: list[Part] = []
+        if settings.offload_always:
+            size = MASTER * self.held + (GRADIENT + ADAM) * self.trained
+            kept.append(Part("always offloaded", size / node, "4 bytes x P + 12 bytes x T, over the nodes"))
+        if settings.offload_params:
+            kept.append(Part("offloaded weights", MASTER * self.held / node, "4 bytes x P, over the nodes"))
+        if settings.offload_adam:
+            kept.append(Part("offloaded Adam", ADAM * self.trained / node, "8 bytes x T, over the nodes"))
+        if self.run.lora_rank:
+            engines = self.machine.gpus * self.engine_weights().gb
+            kept.append(Part("sleeping vLLM", engines, "with LoRA its weights stay here: 2 bytes x P per engine"))
+        loading = MASTER * shape.params * (self.machine.gpus if shape.is_tied else 1) / GB
+        if loading > total(kept):
+            once = "once per worker (tied embeddings)" if shape.is_tied else "once"
+            kept = [Part("loading the model", loading, f"fp32, {once}")]
+        if self.run.has_kl and not self.run.lora_rank:
+            reference = BF16 * shape.params / node
+            kept.append(Part("reference model", reference, "always in host memory: 2 bytes x P, bf16"))
+        processes = PROCESSES_GB + PROCESSES_GB_PER_GPU * self.machine.gpus
+        return [*kept, Part("processes", processes, "Ray, agent loops, reward workers, data loaders: rough")]

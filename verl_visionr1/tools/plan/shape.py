@@ -38,27 +38,19 @@ class LinearAttention:
 
     Attributes:
         n: how many layers of the stack are of this kind.
-        key_heads, key_dim: heads of queries and of keys, and their size.
-        value_heads, value_dim: heads of values, and their size.
-        kernel: width of the convolution over tokens.
+        keys, values: width of all keys, and of all values.
+        heads: heads of values.
     """
 
     n: int
-    key_heads: int = 16
-    key_dim: int = 128
-    value_heads: int = 32
-    value_dim: int = 128
-    kernel: int = 4
+    keys: int = 2048
+    values: int = 4096
+    heads: int = 32
 
     @property
-    def widths(self) -> tuple[int, int, int]:
-        """Outputs of its projections from the residual stream: queries, keys and values; gate; decay and step."""
-        values = self.value_heads * self.value_dim
-        return 2 * self.key_heads * self.key_dim + values, values, 2 * self.value_heads
-
-    def params(self, hidden: int) -> int:
-        """Parameters of a layer's linear layers."""
-        return hidden * (sum(self.widths) + self.widths[1])
+    def outputs(self) -> int:
+        """Width of its projections: queries, keys and values; gate; decay and step."""
+        return 2 * self.keys + 2 * self.values + 2 * self.heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +69,7 @@ class Shape:
         linear: the layers with linear attention, if there are any; the others then have gated attention.
 
     Raises:
-        PlanError: a number that is not positive, or a vision tower as large as the model.
+        PlanError: a vision tower as large as the model.
     """
 
     name: str
@@ -94,10 +86,8 @@ class Shape:
     linear: LinearAttention | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.params) and self.params > 0):
-            raise PlanError(f"params = {self.params:g}: needs a number above 0, for example 8.29e9")
         if not 0 <= self.vision_params < self.params:
-            raise PlanError(f"vision-params = {self.vision_params:g}: needs less than all {self.params:g}")
+            raise PlanError(f"--vision-params {self.vision_params:g}: needs less than all {self.params:g}")
 
     @property
     def head_params(self) -> int:
@@ -105,17 +95,13 @@ class Shape:
         return self.vocab * self.text.hidden
 
     @property
-    def attention_params(self) -> int:
-        """Parameters of a layer's attention over keys and values, without biases and norms; a gate has as many as the
-        queries."""
-        queries = 3 if self.linear else 2
-        return self.text.hidden * (queries * self.heads + 2 * self.kv_heads) * self.head_dim
-
-    @property
     def layer_params(self) -> int:
         """Parameters of the largest layer of the language model, without biases and norms."""
-        attention = max(self.attention_params, self.linear.params(self.text.hidden) if self.linear else 0)
-        return attention + 3 * self.text.hidden * self.text.intermediate
+        queries = 3 if self.linear else 2  # a gate has as many as the queries
+        attention = (queries * self.heads + 2 * self.kv_heads) * self.head_dim
+        if self.linear:
+            attention = max(attention, self.linear.outputs + self.linear.values)
+        return self.text.hidden * (attention + 3 * self.text.intermediate)
 
     @property
     def n_attending(self) -> int:
@@ -134,14 +120,14 @@ class Shape:
     def lora_params(self, rank: int) -> int:
         """Parameters of an adapter on all linear layers of the language model: rank x (inputs + outputs) of each.
 
-        >>> KNOWN["Qwen2.5-VL-7B"].lora_params(64)
-        161480704
+        >>> KNOWN["Qwen2.5-VL-7B"].lora_params(64), KNOWN["Qwen3.5-9B"].lora_params(64)
+        (161480704, 173113344)
         """
         hidden, queries, keys = self.text.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
         gate = queries if self.linear else 0
         attention = self.n_attending * (2 * (hidden + queries) + gate + 2 * (hidden + keys))
         if self.linear:  # four projections in (decay and step apart), one out
-            attention += self.linear.n * (4 * hidden + sum(self.linear.widths) + self.linear.widths[1] + hidden)
+            attention += self.linear.n * (5 * hidden + self.linear.outputs + self.linear.values)
         return rank * (attention + self.text.n * 3 * (hidden + self.text.intermediate))
 
 
@@ -176,7 +162,7 @@ def shape_of_size(params: float, vision_params: float | None = None) -> Shape:
     'Qwen2.5-VL-7B'
     """
     if not (math.isfinite(params) and params > 0):
-        raise PlanError(f"params = {params:g}: needs a number above 0, for example 8.29e9")
+        raise PlanError(f"--params {params:g}: needs a number above 0, for example 8.29e9")
     nearest = min(KNOWN.values(), key=lambda shape: abs(math.log(shape.params / params)))
     vision = nearest.vision_params * min(params / nearest.params, 1.0) if vision_params is None else vision_params
     return replace(nearest, params=params, vision_params=vision)
@@ -221,19 +207,14 @@ def shape_of_folder(folder: Path) -> Shape:
 
 def _linear_attention(text: Mapping[str, Any]) -> LinearAttention | None:
     """The layers with linear attention of a Qwen3.5, by the text part of its config."""
-    n, kinds = int(text["num_hidden_layers"]), text.get("layer_types")
-    if kinds is None and text.get("full_attention_interval"):
-        kinds = [
-            "full_attention" if (i + 1) % int(text["full_attention_interval"]) == 0 else "linear_attention"
-            for i in range(n)
-        ]
-    n_linear = list(kinds or ()).count("linear_attention")
+    n, every = int(text["num_hidden_layers"]), int(text.get("full_attention_interval") or 0)
+    kinds = text.get("layer_types") or ()
+    n_linear = list(kinds).count("linear_attention") if kinds else (n - n // every if every else 0)
     if not n_linear:
         return None
-    keys = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
-    default = LinearAttention(n_linear)
-    defaults = (default.key_heads, default.key_dim, default.value_heads, default.value_dim, default.kernel)
-    return LinearAttention(n_linear, *(int(text.get(f"linear_{k}", d)) for k, d in zip(keys, defaults, strict=True)))
+    sizes = {"key_head_dim": 128, "num_key_heads": 16, "value_head_dim": 128, "num_value_heads": 32}
+    key_dim, key_heads, value_dim, heads = (int(text.get(f"linear_{name}", size)) for name, size in sizes.items())
+    return LinearAttention(n_linear, key_dim * key_heads, value_dim * heads, heads)
 
 
 FUSED_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "qwen3_5")
@@ -248,14 +229,13 @@ def _vision_layers(vision: Mapping[str, Any]) -> Layers:
 
 def _read_counts(folder: Path) -> tuple[int, int]:
     """Number of parameters (all, vision tower) from the headers of the safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise PlanError(f"{folder}: no safetensors files to count parameters in; give --params")
     total = vision = 0
-    for file in files:
+    for file in folder.glob("*.safetensors"):
         for name, size in _sizes(file):
             total += size
             vision += size if any(part in VISION_NAMES for part in name.split(".")) else 0
+    if not total:
+        raise PlanError(f"{folder}: no safetensors files to count parameters in; give --params")
     return total, vision
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 from msgspec.structs import replace
@@ -22,15 +21,6 @@ RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Progress values at which a schedule without steps is sampled."""
 TOO_MANY_DEAD = 0.5
 """Largest share of groups without gradient before a stage is advised against."""
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """A moment of training: its name, its progress (None: no schedule), and the stage that begins there, if any."""
-
-    name: str
-    progress: float | None
-    stage: int | None = None
 
 
 class StageNumbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,76 +45,73 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stages: no schedule, then each stage.
+        n_skipped, n_delegated: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset does not support; it follows its own schedule.
         advice: one line for each stage that leaves too many groups without gradient.
     """
 
     stages: list[StageNumbers]
     n_skipped: int
+    n_delegated: int
     routed: dict[str, str]
     advice: list[str]
 
 
-def list_moments(schedule: Schedule) -> list[At]:
-    """Moments at which a schedule is replayed: off, then the start of each stage, or samples without steps."""
-    off = At("no schedule", None)
+def list_moments(schedule: Schedule) -> dict[str, tuple[float | None, Thresholds]]:
+    """Name -> progress and thresholds of the moments at which a schedule is replayed.
+
+    No schedule, then each stage (also one that begins at 1, which training never reaches), or samples without steps.
+    """
+    moments: dict[str, tuple[float | None, Thresholds]] = {"no schedule": (None, schedule.off)}
     if schedule.interpolation == "step":
-        return [off, *(At(f"stage {i}", start, i) for i, (start, _) in enumerate(schedule.points))]
-    return [off, *(At(f"progress {progress:g}", progress) for progress in RAMP_SAMPLES)]
+        return moments | {f"stage {i}": point for i, point in enumerate(schedule.points)}
+    return moments | {f"progress {progress:g}": (progress, schedule(progress)) for progress in RAMP_SAMPLES}
 
 
-def thresholds_at(at: At, schedule: Schedule, *, is_own: bool = True) -> Thresholds:
-    """Thresholds at a moment; with `is_own` also of a stage that begins at 1, which training never reaches."""
-    return schedule.points[at.stage][1] if is_own and at.stage is not None else schedule(at.progress)
-
-
-def replay(
-    rollouts: Iterable[Rollout],
-    judging: Judging,
-    *,
-    too_many_dead: float = TOO_MANY_DEAD,
-    counts: Counts | None = None,
-) -> Replay:
+def replay(rollouts: Iterable[Rollout], judging: Judging, counts: Counts | None = None) -> Replay:
     """Score rollouts under each stage of their preset's schedule, in one pass: each is read and matched once.
 
     A default schedule follows the family of the model, as in training (`schedule.follow_model`).
 
     Args:
         judging: its preset's schedule is replayed; its moment is ignored.
-        too_many_dead: share of groups without gradient above which a stage is advised against.
 
     Raises:
         RowsError: no row, or none that could be read.
         FrameError: the frame needs the processed size, which is unknown.
     """
-    schedule = follow_model(judging.preset.schedule, judging.frame.name)
-    moments = list_moments(schedule)
+    moments = list_moments(follow_model(judging.preset.schedule, judging.frame.name))
     builders = [TableBuilder() for _ in moments]
     counts = Counts() if counts is None else counts
     for rollout in rollouts:
         preset = judging.preset_for(rollout)
-        own = preset is judging.preset
-        its_schedule = schedule if own else follow_model(preset.schedule, judging.frame.name)
-        thresholds = [thresholds_at(at, its_schedule, is_own=own) for at in moments]
+        thresholds = [own for _, own in moments.values()]
+        if preset is not judging.preset:
+            schedule = follow_model(preset.schedule, judging.frame.name)
+            thresholds = [schedule(progress) for progress, _ in moments.values()]
         case = read_completion(rollout.completion, rollout.target, preset, thresholds[0], judging.response(rollout))
         for builder, stage in zip(builders, thresholds, strict=True):
             builder.add(rollout, preset, _score_at(case, preset, stage))
     if not len(builders[0]):
         raise RowsError(no_row(counts))
     tables = [builder.table() for builder in builders]
-    routed = routed_of(tables[0], judging.preset)
     stages = [
         StageNumbers(
-            name=at.name,
-            progress=at.progress,
-            match_iou=thresholds_at(at, schedule).match_iou,
+            name=name,
+            progress=progress,
+            match_iou=thresholds.match_iou,
             overall=numbers_of(table),
             sources=by_source(table),
         )
-        for at, table in zip(moments, tables, strict=True)
+        for (name, (progress, thresholds)), table in zip(moments.items(), tables, strict=True)
     ]
-    advice = [line for stage in stages[1:] if (line := _advice(stage, too_many_dead))]
-    return Replay(stages=stages, n_skipped=counts.n_skipped, routed=routed, advice=advice)
+    return Replay(
+        stages=stages,
+        n_skipped=counts.n_skipped,
+        n_delegated=counts.n_delegated,
+        routed=routed_of(tables[0], judging.preset),
+        advice=[line for stage in stages[1:] if (line := _advice(stage))],
+    )
 
 
 def _score_at(case: CriterionInput, preset: Preset, thresholds: Thresholds) -> Score:
@@ -138,10 +125,10 @@ def _score_at(case: CriterionInput, preset: Preset, thresholds: Thresholds) -> S
     return apply_criteria(case, preset)
 
 
-def _advice(stage: StageNumbers, too_many_dead: float) -> str | None:
+def _advice(stage: StageNumbers) -> str | None:
     """Advice for a stage in which too many groups have no gradient."""
     numbers = stage.overall
-    if numbers.frac_reward_zero_std is None or numbers.frac_reward_zero_std <= too_many_dead:
+    if numbers.frac_reward_zero_std is None or numbers.frac_reward_zero_std <= TOO_MANY_DEAD:
         return None
     reward = numbers.reward_zero_std or 0.0
     if reward < numbers.reward or reward < 0.5:
@@ -150,5 +137,5 @@ def _advice(stage: StageNumbers, too_many_dead: float) -> str | None:
         cause = "already solved; start a stricter stage earlier, or use harder data"
     return (
         f"{stage.name} leaves {numbers.frac_reward_zero_std:.0%} of the prompt groups without gradient "
-        f"(more than {too_many_dead:.0%}), at a mean reward of {reward:.2f}: {cause}"
+        f"(more than {TOO_MANY_DEAD:.0%}), at a mean reward of {reward:.2f}: {cause}"
     )

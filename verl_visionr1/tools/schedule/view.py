@@ -10,35 +10,28 @@ from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rollouts.numbers import Numbers, describe_routed
+from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.schedule import Schedule, first_step
 from verl_visionr1.tools.schedule.replay import Replay
 from verl_visionr1.tools.score.view import MAX_SOURCES, printable
 
-FIELDS = (
-    ("match IoU", "match_iou"),
-    ("recall floor", "recall_floor"),
-    ("recall full", "recall_full"),
-    ("IoU floor", "iou_floor"),
-    ("IoU full", "iou_full"),
-)
-"""(label, field of `Thresholds`)."""
+FIELDS = ("match_iou", "recall_floor", "recall_full", "iou_floor", "iou_full")
+"""Fields of `Thresholds`, in the order of the columns."""
 _RAMP_ROWS = 11
 
 
 def schedule_table(schedule: Schedule, title: str, total_steps: int | None = None) -> Table:
     """Table of progress, step, stage and thresholds: a row per stage, or samples of a schedule without steps."""
     table = Table(title=Text(printable(title)), title_justify="left")
-    for heading in ("progress", *(["step"] if total_steps else []), "stage", *(label for label, _ in FIELDS)):
+    labels = (name.replace("_", " ").replace("iou", "IoU") for name in FIELDS)
+    for heading in ("progress", *(["step"] if total_steps else []), "stage", *labels):
         table.add_column(heading, justify="right")
     for progress, stage, thresholds in _rows_at(schedule):
-        cells = [f"{progress:g}"]
-        if total_steps:
-            step = first_step(progress, total_steps)
-            cells.append("never" if step is None else str(step))
-        cells.append(str(stage))
-        table.add_row(*cells, *_thresholds(thresholds))
+        step = first_step(progress, total_steps) if total_steps else None
+        steps = [] if not total_steps else ["never" if step is None else str(step)]
+        table.add_row(f"{progress:g}", *steps, str(stage), *_cells_of(thresholds))
     table.add_section()
-    table.add_row("off", *([""] if total_steps else []), "", *_thresholds(schedule.off))
+    table.add_row("off", *([""] if total_steps else []), "", *_cells_of(schedule.off))
     return table
 
 
@@ -49,24 +42,24 @@ def _rows_at(schedule: Schedule) -> list[tuple[float, int, Thresholds]]:
     return [(progress, schedule.stage(progress), schedule(progress)) for progress in at]
 
 
-def _thresholds(thresholds: Thresholds) -> list[str]:
-    return [f"{getattr(thresholds, name):.3g}" for _, name in FIELDS]
+def _cells_of(thresholds: Thresholds) -> list[str]:
+    return [f"{getattr(thresholds, name):.3g}" for name in FIELDS]
 
 
 def replay_view(found: Replay) -> Iterator[RenderableType]:
     """Parts to print about rollouts under each stage, in order."""
     several = len(found.stages[0].sources) > 1
     table = Table(title="saved rollouts under each stage", title_justify="left")
-    places = ["stage", "source"] if several else ["stage"]
-    for heading in (*places, "from", "match IoU", "rows", "reward", "group_std", "dead"):
-        table.add_column(heading, justify="left" if heading in places else "right", overflow="fold")
+    for heading in ("stage", "source", "from", "match IoU", "rows", "reward", "group_std", "dead"):
+        if several or heading != "source":
+            is_name = heading in ("stage", "source")
+            table.add_column(heading, justify="left" if is_name else "right", overflow="fold")
     for stage in found.stages:
         start = "-" if stage.progress is None else f"{stage.progress:g}"
-        sources = dict(list(stage.sources.items())[:MAX_SOURCES]) if several else {}
         place = [stage.name, *(["all"] if several else []), start, f"{stage.match_iou:.3g}"]
-        table.add_row(*place, *_cells(stage.overall))
-        for source, numbers in sources.items():
-            table.add_row("", Text(printable(source)), "", "", *_cells(numbers))
+        table.add_row(*place, *_numbers(stage.overall))
+        for source, numbers in list(stage.sources.items())[: MAX_SOURCES if several else 0]:
+            table.add_row("", Text(printable(source)), "", "", *_numbers(numbers))
         table.add_section()
     yield table
     yield Text(
@@ -76,11 +69,13 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
         yield Text(f"{note}, with its own schedule")
     if found.n_skipped:
         yield Text(f"rows that could not be read: {found.n_skipped} (left out)")
+    if found.n_delegated:
+        yield Text(Counts(n_delegated=found.n_delegated).describe_delegated())
     for line in found.advice:
         yield Text(line, style="yellow")
 
 
-def _cells(numbers: Numbers) -> list[str]:
+def _numbers(numbers: Numbers) -> list[str]:
     std = "-" if numbers.group_std is None else f"{numbers.group_std:.3f}"
     dead = "-" if numbers.frac_reward_zero_std is None else f"{numbers.frac_reward_zero_std:.1%}"
     return [str(numbers.n), f"{numbers.reward:.3f}", std, dead]
