@@ -29,7 +29,7 @@ Source: the readers of verl 0.5 to 0.9.1, EasyR1's `RLHFDataset` (`prompt_key=pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -38,9 +38,6 @@ import pyarrow as pa
 
 from verl_visionr1.images import RowImage
 from verl_visionr1.rows import Row
-
-Columns = Mapping[str, Callable[[Row, int], Any]]
-"""Column -> function of a row and its number in the data set; without `images`."""
 
 _TEXT, _WHOLE = pa.string(), pa.int64()
 _TURNS = pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))
@@ -57,23 +54,22 @@ _IMAGE_FEATURES = {"info": {"features": {"images": {"feature": {"_type": "Image"
 """Metadata that `datasets` writes if the column `images` is a list of `Image`."""
 
 
-ImageStorage = Literal["plain", "pair", "feature"]
-"""Storage of an image in parquet: a path or bytes; both, one of them null; the same as a feature."""
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The rows of one framework.
 
     Attributes:
-        columns: in order; "images" is a placeholder, filled here.
-        storage: of the images, in parquet.
+        columns: in order.
+        storage: of an image in parquet: "plain": a path or bytes; "pair": both, one of them null; "feature": the same
+            as a feature of `datasets`.
         suffixes: of the files that the framework reads.
+        placeholder: text before the question.
     """
 
-    columns: Columns
-    storage: ImageStorage = "feature"
+    columns: tuple[str, ...]
+    storage: Literal["plain", "pair", "feature"] = "feature"
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")
+    placeholder: str = "<image>"
 
     def schema(self, *, embed: bool) -> pa.Schema:
         """Return the schema of a parquet file; `embed`: with the bytes of images."""
@@ -86,15 +82,24 @@ class Layout:
 
     def record_batch(self, rows: Sequence[Row], first_index: int, schema: pa.Schema) -> pa.RecordBatch:
         """Convert rows to a parquet batch."""
-        columns = {
-            name: [value(row, first_index + i) for i, row in enumerate(rows)] for name, value in self.columns.items()
-        }
-        columns["images"] = [[self._image(row.image)] for row in rows]
-        return pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+        records = [
+            {**self.record(row, i), "images": [self._image(row.image)]} for i, row in enumerate(rows, first_index)
+        ]
+        columns = [pa.array([record[f.name] for record in records], f.type) for f in schema]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def record(self, row: Row, index: int) -> dict[str, Any]:
-        """Convert a row to a record of jsonl."""
-        return {name: value(row, index) for name, value in self.columns.items()} | {"images": [row.image.path]}
+        """Convert a row, of this number in the data set, to a record of jsonl."""
+        text, truth, (width, height) = self.placeholder + row.question, row.target.to_json(), row.image.size_wh
+        turns = [{"role": "user", "content": text}]
+        info = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
+        info |= {"task": row.target.task, "question": row.question}
+        info |= {"file_name": row.file_name, "source_ann": row.source_ann}
+        values = {"data_source": row.data_source, "ability": row.target.task, "extra_info": info}
+        values |= {"images": [row.image.path], "problem": text, "prompt": turns, "messages": turns}
+        values |= dict.fromkeys(("answer", "solution", "ground_truth"), truth)
+        values["reward_model"] = {"style": "rule", "ground_truth": truth}
+        return {name: values[name] for name in self.columns}
 
     def _image(self, image: RowImage) -> Any:
         if self.storage != "plain":
@@ -102,35 +107,8 @@ class Layout:
         return image.path if image.data is None else {"bytes": image.data}
 
 
-def _turn(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
-
-
-def _extra_info(row: Row, index: int) -> dict[str, Any]:
-    width, height = row.image.size_wh
-    image = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
-    question = {"task": row.target.task, "question": row.question}
-    return {**image, **question, "file_name": row.file_name, "source_ann": row.source_ann}
-
-
-_IMAGES: Columns = {"images": lambda row, index: None}
-_SHARED: Columns = {
-    "data_source": lambda row, index: row.data_source,
-    "ability": lambda row, index: row.target.task,
-    "extra_info": _extra_info,
-}
-VERL = Layout(
-    {
-        "data_source": _SHARED["data_source"],
-        "prompt": lambda row, index: _turn("<image>" + row.question),
-        **_IMAGES,
-        "ability": _SHARED["ability"],
-        "reward_model": lambda row, index: {"style": "rule", "ground_truth": row.target.to_json()},
-        "extra_info": _extra_info,
-    },
-    "plain",
-    (".parquet",),
-)
+_SHARED = ("data_source", "ability", "extra_info")
+VERL = Layout(("data_source", "prompt", "images", "ability", "reward_model", "extra_info"), "plain", (".parquet",))
 VERL_FEATURES = replace(VERL, storage="feature")
 """verl's layout with image features, which verl 0.5 to 0.9.1 reads, and newer versions decode early."""
 PATH_SCHEMA, EMBED_SCHEMA = VERL.schema(embed=False), VERL.schema(embed=True)
@@ -139,36 +117,12 @@ no other key beside `bytes`."""
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
         "verl": VERL,
-        "easyr1": Layout(
-            {
-                "problem": lambda row, index: "<image>" + row.question,
-                "answer": lambda row, index: row.target.to_json(),
-                **_IMAGES,
-                **_SHARED,
-            }
-        ),
-        "ms-swift": Layout(
-            {
-                "messages": lambda row, index: _turn("<image>" + row.question),
-                **_IMAGES,
-                "solution": lambda row, index: row.target.to_json(),
-                **_SHARED,
-            },
-            "pair",
-        ),
-        "trl": Layout(
-            {
-                "prompt": lambda row, index: _turn(row.question),
-                **_IMAGES,
-                "ground_truth": lambda row, index: row.target.to_json(),
-                **_SHARED,
-            }
-        ),
+        "easyr1": Layout(("problem", "answer", "images", *_SHARED)),
+        "ms-swift": Layout(("messages", "images", "solution", *_SHARED), "pair"),
+        "trl": Layout(("prompt", "images", "ground_truth", *_SHARED), placeholder=""),
     }
 )
 """Framework -> its layout."""
-_PARTS = {"easyr1": ("problem", "answer"), "ms-swift": ("messages", "solution"), "trl": ("prompt", "ground_truth")}
-"""Framework -> its columns of the prompt and of the ground truth."""
 
 
 def framework_of(columns: Collection[str]) -> str:
@@ -177,7 +131,8 @@ def framework_of(columns: Collection[str]) -> str:
     >>> framework_of(["problem", "answer", "images", "data_source", "ability", "extra_info"])
     'easyr1'
     """
-    return next((name for name in _PARTS if set(LAYOUTS[name].columns) == set(columns)), "")
+    others = (name for name in LAYOUTS if name != "verl")
+    return next((name for name in others if set(LAYOUTS[name].columns) == set(columns)), "")
 
 
 def as_verl_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -185,6 +140,6 @@ def as_verl_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     framework = framework_of(row)
     if not framework:
         return row
-    prompt, ground_truth = (row[name] for name in _PARTS[framework])
-    turns = _turn(prompt) if isinstance(prompt, str) else prompt
+    prompt, ground_truth = (row[name] for name in LAYOUTS[framework].columns if name not in ("images", *_SHARED))
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return {**row, "prompt": turns, "reward_model": {"style": "rule", "ground_truth": ground_truth}}
