@@ -18,34 +18,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from verl_visionr1.boxes import Box
 from verl_visionr1.files import RowError, write_whole
 from verl_visionr1.processed import MAX_ASPECT, PROCESSORS, SizeError, processed_size
 
-FORMATS = tuple(  # explicit, or Pillow would also try formats that start another program
-    str(plugin.format)
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-        BmpImagePlugin.BmpImageFile,
-        GifImagePlugin.GifImageFile,
-        TiffImagePlugin.TiffImageFile,
-        PpmImagePlugin.PpmImageFile,
-    )
-)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are read: without a list, Pillow would also try those that start another program."""
 _OTHER_FORMATS = {
     **dict.fromkeys((b"ftypavif", b"ftypavis"), "AVIF"),
     **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
@@ -136,11 +116,7 @@ def prepare_image(
 
 
 def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]:
-    """Read stored width and height, and EXIF orientation (1..8), of an image file.
-
-    Raises:
-        RowError: as `prepare_image`.
-    """
+    """Read stored width and height, and EXIF orientation (1..8), of an image file; raises as `prepare_image`."""
     with _opened(source, verify_decode=False) as (_, _, image, orientation):
         return image.size, orientation
 
@@ -150,23 +126,17 @@ def upright_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int
     return stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
 
 
-# ------------------------------------------------------------------------------------------------ boxes
-
-
 def boxes_to_upright(
     boxes_xyxy: Sequence[Sequence[float]], orientation: int, stored_wh: tuple[int, int]
 ) -> tuple[Box, ...]:
     """Rotate boxes with their image, from the stored frame to the EXIF-upright one.
 
     Args:
-        boxes_xyxy: N boxes in pixels of the stored image.
+        boxes_xyxy: N boxes in pixels of the stored image, whose size is `stored_wh`.
         orientation: EXIF orientation, 1..8.
-        stored_wh: size of the stored image.
 
     >>> boxes_to_upright([(10, 20, 30, 60)], 6, (320, 160))
     ((100, 10, 140, 30),)
-    >>> boxes_to_upright([(10, 20, 30, 60)], 1, (320, 160))
-    ((10, 20, 30, 60),)
     """
     width, height = stored_wh
     turned = []
@@ -185,13 +155,7 @@ def in_upright_frame(
     """Convert boxes to the frame of `image.size_wh`; the annotated size identifies their frame.
 
     If stored and upright size are equal (half turn, mirror, square), the upright frame is assumed, since viewers show
-    it.
-
-    Args:
-        boxes_xyxy: N boxes in pixels of the frame whose size is `annotated_wh`.
-
-    Raises:
-        RowError: `annotated_wh` is neither the upright nor the stored size.
+    it. `RowError` if `annotated_wh` is neither of them.
     """
     if annotated_wh == image.size_wh:
         return boxes_to_upright(boxes_xyxy, 1, image.size_wh)
@@ -248,23 +212,19 @@ def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode:
 
 
 def _check_size(source: str, size_wh: tuple[int, int]) -> None:
+    """Raise for a size that a model's processor would refuse in the middle of training."""
     if min(size_wh) < _MIN_SIDE:
         raise RowError("image too small", f"{source}: size_wh {size_wh}, needs {_MIN_SIDE} pixels a side; leave it out")
     if max(size_wh) > MAX_ASPECT / 2 * min(size_wh):  # the first resize at most doubles the aspect
-        _check_resizes(source, size_wh)
+        for family in PROCESSORS:
+            try:
+                processed_size(size_wh, family)
+            except SizeError as error:
+                reason = f"size_wh {size_wh} is too long for the processor of {family} ({error})"
+                raise RowError("image too long", f"{source}: {reason}; crop it") from None
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and size_wh[0] * size_wh[1] > limit:
         raise RowError("image too large", f"{source}: size_wh {size_wh} has more than {limit} pixels; shrink it")
-
-
-def _check_resizes(source: str, size_wh: tuple[int, int]) -> None:
-    """Raise if a model's processor would refuse the resized image in the middle of training."""
-    for family in PROCESSORS:
-        try:
-            processed_size(size_wh, family)
-        except SizeError as error:
-            reason = f"size_wh {size_wh} is too long for the processor of {family} ({error})"
-            raise RowError("image too long", f"{source}: {reason}; crop it") from None
 
 
 def _look_ahead(kind: str | None, file: BinaryIO) -> tuple[bool, bool]:

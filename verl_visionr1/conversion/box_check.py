@@ -1,7 +1,4 @@
-"""Check the box convention of a source on its original numbers, before clipping.
-
-A single box in another convention seldom looks wrong: clipped to its image it is valid. Many boxes together show it.
-"""
+"""Check the box convention of a source on its original numbers, before clipping: many boxes together show it."""
 
 from __future__ import annotations
 
@@ -45,11 +42,7 @@ class BoxCheck:
     _seen: int = 0
 
     def add(self, where: object, box: Sequence[float], size_wh: Sequence[float]) -> None:
-        """Add four numbers as written, with the size of their image in pixels.
-
-        Args:
-            where: the box's place or id, for messages.
-        """
+        """Add four numbers as written, with their place or id for messages, and the size of their image in pixels."""
         if self._seen % self._stride == 0:
             self._rows.append((*box, *size_wh))
             self._where.append(where)
@@ -115,11 +108,8 @@ class BoxCheck:
 
     def _advice(self, guess: Guess, is_much: bool) -> str:
         name = guess.better.convention.name
-        reads = (
-            f"give --box-format {name}"
-            if name
-            else "no --box-format reads this: convert to pixels of the original image"
-        )
+        other = "no --box-format reads this: convert to pixels of the original image"
+        reads = f"give --box-format {name}" if name else other
         allows = f"to clip them anyway: {_ALLOW}" if is_much else f"confirm it: --box-format {self.convention.name}"
         return f"{reads}; if it is right, {allows}"
 

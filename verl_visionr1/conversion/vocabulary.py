@@ -102,20 +102,15 @@ class Annotations:
 class Columns:
     """Builder of `Annotations`.
 
-    `finish` first checks the box convention on all boxes, then reports single bad boxes.
-
     Args:
         name: of the source, for messages.
-        names: category names, each once (`named_once`).
+        names: category names, each once (`named_once`); `RowsError` for none, or one that cannot be asked for.
         boxes: collects all boxes as written, and knows their convention.
         keeps_marked: marked annotations (crowd, difficult ...) are normal objects, not regions to ignore.
         excluded: images to leave out.
 
     Attributes:
         number_of: key of each image so far -> its number, or `LEFT_OUT`.
-
-    Raises:
-        RowsError: no category, or one whose name is empty or contains a placeholder of verl.
     """
 
     def __init__(
@@ -131,14 +126,10 @@ class Columns:
         self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded
         self.images: list[AnnotatedImage] = []
         self.number_of: dict[str, int] = {}
+        self.convention = boxes.convention
         self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
         self._ids: list[Key] = []
         self._errors: list[RowError] = []
-
-    @property
-    def convention(self) -> Convention:
-        """The convention of the boxes."""
-        return self.written.convention
 
     def excludes(self, image_id: str, file_name: str) -> bool:
         """Whether an image is on the exclusion list; if so, count it and leave it out."""
@@ -182,11 +173,11 @@ class Columns:
         except RowError as error:
             self.refuse(image, category, annotation_id, error, written)
             return
+        is_crowd = bool(mark) and not self.keeps_marked
         if mark:
-            region = "a region to ignore (--marked objects keeps it)"
-            used_as = "an object (--marked objects)" if self.keeps_marked else region
+            used_as = "a region to ignore (--marked objects keeps it)" if is_crowd else "an object (--marked objects)"
             self.ledger.notes[f"annotation marked {mark}: used as {used_as}"] += 1
-        self._append(image, category, CROWD if mark and not self.keeps_marked else BOX, clean, annotation_id)
+        self._append(image, category, CROWD if is_crowd else BOX, clean, annotation_id)
 
     def refuse(
         self, image: int, category: int, annotation_id: Key, error: RowError | None, written: object = None
@@ -219,62 +210,47 @@ class Columns:
         self.written.require(self.ledger)
         for error in self._errors:
             self.ledger.skip(error)
-        self._mark_unsure()
-        order, starts = self._order()
+        boxes = np.frombuffer(self._boxes).reshape(-1, 4)
+        category, kind, image = map(np.array, (self._category, self._kind, self._image))
+        self._mark_unsure(category, kind, image)
+        columns = (*boxes.T, category, kind, image)
+        order = np.lexsort(columns)
+        again = kind[order[1:]] == BOX
+        for column in columns:
+            again &= column[order[1:]] == column[order[:-1]]
+        if again.any():
+            self.ledger.notes["repeated box (same image, category and numbers) dropped"] += int(again.sum())
+        kind[order[1:][again]] = DUPLICATE
+        by_image = np.argsort(image, kind="stable")
+        starts = np.searchsorted(image[by_image], np.arange(len(self.images) + 1))
         return Annotations(
             name=self.name,
             images=self.images,
             names=self.names,
             never_asked=frozenset(never_asked),
-            starts=starts,
-            boxes_xyxy=np.frombuffer(self._boxes).reshape(-1, 4)[order],
-            category=_reorder(self._category, order),
-            kind=_reorder(self._kind, order),
-            annotation_ids=[self._ids[i] for i in order],
+            starts=array("q", starts.tobytes()),  # arrays: single items of numpy's are slow
+            boxes_xyxy=boxes[by_image],
+            category=array("i", category[by_image].tobytes()),
+            kind=array("b", kind[by_image].tobytes()),
+            annotation_ids=[self._ids[i] for i in by_image],
         )
 
-    def _mark_unsure(self) -> None:
+    def _mark_unsure(self, category: np.ndarray, kind: np.ndarray, image: np.ndarray) -> None:
         """Mark a category that has only a bad box on an image: it is not absent, but its place is unknown."""
-        pairs: dict[int, set[tuple[int, int]]] = {BOX: set(), BAD: set()}
-        for image, category, kind in zip(self._image, self._category, self._kind, strict=True):
-            if kind in pairs:
-                pairs[kind].add((image, category))
-        only_bad = pairs[BAD] - pairs[BOX]
-        for image, category in only_bad:
-            entry = self.images[image]
-            self.images[image] = replace(entry, unsure=entry.unsure | {category})
-        self.ledger.notes["category with only a bad box on an image: not asked for"] += len(only_bad)
-
-    def _order(self) -> tuple[np.ndarray, array[int]]:
-        """Mark repeated boxes; return the order by image, and the start of each image in it."""
-        boxes = np.frombuffer(self._boxes).reshape(-1, 4)
-        columns = (*boxes.T, *map(np.array, (self._category, self._kind, self._image)))
-        order = np.lexsort(columns)
-        again = np.frombuffer(self._kind, dtype=np.int8)[order[1:]] == BOX
-        for column in columns:
-            again &= column[order[1:]] == column[order[:-1]]
-        for i in order[1:][again]:
-            self._kind[i] = DUPLICATE
-        if again.any():
-            self.ledger.notes["repeated box (same image, category and numbers) dropped"] += int(again.sum())
-        image = columns[-1]
-        by_image = np.argsort(image, kind="stable")
-        return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
+        bad, good = (set(zip(image[kind == it], category[kind == it], strict=True)) for it in (BAD, BOX))
+        for number, only_bad in bad - good:
+            entry = self.images[number]
+            self.images[number] = replace(entry, unsure=entry.unsure | {int(only_bad)})
+        self.ledger.notes["category with only a bad box on an image: not asked for"] += len(bad - good)
 
 
 def _to_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
-    """Convert a box to corners in pixels."""
     if convention.unit == "1":
         corners = convention.as_corners(box)
         if any(not -0.5 <= value <= 1.5 for value in corners if math.isfinite(value)):
             reason = f"box = {list(corners)}: needs fractions of the image, 0 to 1; correct it"
             raise RowError("box not in fractions", reason)
     return convention.in_pixels(box, size_wh)
-
-
-def _reorder(column: array[int], order: np.ndarray) -> array[int]:
-    """Reorder into an `array`, because single items of a numpy array are slow."""
-    return array(column.typecode, np.array(column)[order].tobytes())
 
 
 def key_of(value: Key) -> str | None:
