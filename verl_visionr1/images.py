@@ -82,10 +82,10 @@ def prepare_image(
 ) -> RowImage:
     """Check one image file and copy it for training only if needed.
 
-    A good file is used unchanged: only its header is read, and its bytes are never re-encoded. An image is copied only
-    if verl would show it to the model differently from a viewer: EXIF orientation other than 1, alpha (flattened on
-    white), palette, CMYK and other colour spaces, 16 bits (scaled to 8), 32 bits (up to 255). The copy of a JPEG is a
-    JPEG of quality 95 with its subsampling, any other a PNG (lossless). An `EmbeddedImage` becomes a file in path mode.
+    A good file is used unchanged. An image is copied only if verl would show it to the model differently from a viewer:
+    EXIF orientation other than 1, alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to
+    8), 32 bits (up to 255). The copy of a JPEG is a JPEG of quality 95 with its subsampling, any other a PNG. An
+    `EmbeddedImage` becomes a file in path mode.
 
     Args:
         source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, with any suffix; or its bytes.
@@ -166,9 +166,6 @@ def in_upright_frame(
         sizes += f" as stored and {image.size_wh} upright (EXIF orientation {image.orientation})"
     advice = "use the images that were annotated, or correct width and height"
     raise RowError("annotated size differs", f"{image.path}: {sizes}; {advice}")
-
-
-# ------------------------------------------------------------------------------------------------ checks
 
 
 @contextmanager
@@ -262,9 +259,6 @@ def _orientation(image: Image.Image, late_metadata: bool) -> int:
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):  # broken EXIF is ignored
         return 1
     return value if isinstance(value, int) and value in _TRANSPOSE else 1
-
-
-# ------------------------------------------------------------------------------------------------ copies
 
 
 def _has_alpha(image: Image.Image) -> bool:

@@ -5,11 +5,8 @@
     ms-swift   messages, images, solution, data_source, ability, extra_info          (parquet, jsonl)
     trl        prompt, images, ground_truth, data_source, ability, extra_info        (parquet, jsonl)
 
-The ground truth is the same JSON text everywhere, `Target.to_json()`: `reward_model.ground_truth` (verl), `answer`
-(EasyR1), `solution` (ms-swift), `ground_truth` (TRL). `data_source` (string), `ability` (the task) and `extra_info` are
-the same in all. `extra_info` is a struct of split, index, image_id, width, height (of the original image), task,
-question, file_name and source_ann. `prompt` and `messages` are one user's turn. Its text and `problem` begin with
-"<image>", except TRL's `prompt`, where the trainer puts the images first.
+The ground truth is the same JSON text everywhere, `Target.to_json()`. `prompt` and `messages` are one user's turn. Its
+text and `problem` begin with "<image>", except TRL's `prompt`, where the trainer puts the images first.
 
 Images in parquet, a list of one:
 
@@ -17,10 +14,9 @@ Images in parquet, a list of one:
   files, and a column of another type stops the trainer at its start. With `--hf-images` as for EasyR1, which every verl
   from 0.5 on reads;
 * easyr1, trl: `struct<bytes, path>`, one of them null, with the metadata of Hugging Face's `Image`, by which `datasets`
-  opens them;
-* ms-swift: `struct<bytes, path>` without metadata; the framework opens them itself.
+  opens them; ms-swift: without metadata.
 
-Images in jsonl are absolute paths. TRL takes opened images: `dataset.cast_column("images", datasets.List(Image()))`.
+Images in jsonl are absolute paths.
 
 Source: the readers of verl 0.5 to 0.9.1, EasyR1's `RLHFDataset` (`prompt_key=problem`), ms-swift 4.6's
 `RowPreprocessor`, trl 0.27's `GRPOTrainer`.

@@ -45,9 +45,9 @@ class Written:
 class RowWriter:
     """Streams rows into parquet or jsonl with bounded memory; files are complete or absent.
 
-    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern matches. When the `with` block succeeds,
-    they are flushed to disk and renamed; after an exception they are removed. After a kill they remain, and the next
-    writer to the same name replaces them. The same rows and provenance give the same bytes.
+    Rows go to hidden `.<name>.partial` files. When the `with` block succeeds, they are flushed and renamed; after an
+    exception they are removed; after a kill the next writer to the same name replaces them. The same rows and
+    provenance give the same bytes.
 
     `extra_info.index` is unique within the file, and across files of different provenance: its upper 31 bits are a
     hash of the provenance, its lower 32 count the rows.

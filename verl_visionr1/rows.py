@@ -35,8 +35,7 @@ class Row:
         question: the user's turn without "<image>", which the writer puts first.
         image_id, file_name, source_ann: its origin (`source_ann`: JSON).
 
-    Raises:
-        RowError: a placeholder of verl in the question, or a target with another size than the image.
+    Raises `RowError`: a placeholder of verl in the question, or a target with another size than the image.
     """
 
     data_source: str
@@ -67,8 +66,7 @@ def read_rows(
         columns: top-level columns to read; None reads all, including image bytes.
         batch_rows: rows in memory as Python objects.
 
-    Raises:
-        RowsError: missing or corrupt file, not a parquet file, or a missing column.
+    Raises `RowsError`: missing or corrupt file, not a parquet file, or a missing column.
     """
     with open_parquet(path) as parquet, _parquet_errors(path):
         missing = [name for name in columns or () if name not in parquet.schema_arrow.names]

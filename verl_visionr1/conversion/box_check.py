@@ -58,8 +58,7 @@ class BoxCheck:
     def require(self, ledger: Ledger) -> None:
         """Check the convention against areas and numbers; note a doubt.
 
-        Raises:
-            RowsError: they contradict it; names the likely convention, and the option that reads it.
+        Raises `RowsError`: they contradict it; names the likely convention, and the option that reads it.
         """
         if not self.is_given:
             self._require_areas()

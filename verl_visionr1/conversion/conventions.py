@@ -1,8 +1,7 @@
 """Guess the coordinate convention of boxes from many of them at once, with the evidence.
 
-Each `Convention` is a hypothesis: the meaning of the four numbers, and the number for the whole side of an image. Under
-the right one nearly all boxes are valid (corners in order, inside the image) and some reach its far edges. Under a
-wrong one some boxes are inverted or outside. One box is little evidence; thirty are nearly always enough.
+Under the right one nearly all boxes are valid (corners in order, inside the image) and some reach its far edges. One
+box is little evidence; thirty are nearly always enough.
 """
 
 from __future__ import annotations
@@ -91,11 +90,7 @@ class Convention:
         return [b, a, d, c] if self.order == "yxyx" else [a, b, c, d]
 
     def as_written(self, corners: Sequence[float]) -> list[float]:
-        """Convert corners back to this convention; the inverse of `as_corners`.
-
-        >>> Convention("xywh", "pixels").as_written([10, 20, 40, 60])
-        [10, 20, 30, 40]
-        """
+        """Convert corners back to this convention; the inverse of `as_corners`."""
         a, b, c, d = corners
         if self.order == "xywh":
             return [a, b, c - a, d - b]
@@ -141,20 +136,13 @@ def _processed(width: int, height: int, family: str, max_pixels: int | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well a convention fits some boxes.
-
-    Attributes:
-        misfits: share of boxes that are invalid under it, or outside their image.
-        reach: how near the boxes come to the far edges: the largest x2 / width or y2 / height, whichever is less.
-        touching: share of boxes within 3 % of a far edge.
-        example: index of a misfit, or None.
-    """
+    """How well a convention fits some boxes."""
 
     convention: Convention
-    misfits: float
-    reach: float
-    touching: float
-    example: int | None
+    misfits: float  # share of boxes that are invalid under it, or outside their image
+    reach: float  # how near they come to the far edges: the largest x2 / width or y2 / height, whichever is less
+    touching: float  # share of boxes within 3 % of a far edge
+    example: int | None  # index of a misfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +228,7 @@ def _guess_fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | Non
 
 
 def _guess_from_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
-    """Guess another unit if all boxes fit, but none comes near the far edges.
-
-    Also try corners for width and height: real widths are not all larger than the x before them.
-    """
+    """Guess another unit if all boxes fit, but none comes near the far edges; or corners, for width and height."""
     if declared.misfits or n_boxes < 2 * FEWEST or declared.reach > _NEAR:
         return None
     orders = (declared.convention.order, *(["xyxy"] if declared.convention.order in ("xywh", "cxcywh") else []))

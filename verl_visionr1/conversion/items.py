@@ -94,11 +94,7 @@ class Item:
 def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_none: bool = False) -> Row:
     """Make the row of an item, with geometry in the frame of the prepared image.
 
-    Args:
-        allow_none: the prompt explains how to answer without objects.
-
-    Raises:
-        RowError: an invalid box or point, an unknown frame, or no usable ground truth; names `item.where`.
+    Raises `RowError`: an invalid box or point, an unknown frame, or no usable ground truth; names `item.where`.
     """
     try:
         target = _target(item, image, ledger)
@@ -208,8 +204,7 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
 def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledger | None = None) -> Box:
     """Clip a box to its image and round it to 0.01; clipping beyond rounding is noted.
 
-    Raises:
-        RowError: not four finite numbers, no extent, or completely outside; the message starts with the box.
+    Raises `RowError`: not four finite numbers, no extent, or completely outside; the message starts with the box.
 
     >>> clean_box([10, 20.004, 40, 60], (100, 50))
     (10.0, 20.0, 40.0, 50.0)

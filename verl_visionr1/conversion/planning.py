@@ -109,8 +109,7 @@ class Ask:
 def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]:
     """Plan all rows in the order of images; the same seed and source give the same rows.
 
-    Raises:
-        RowsError: an unknown category name.
+    Raises `RowsError`: an unknown category name.
     """
     planning = _Planning(data, flags, ledger)
     asks: list[Ask] = []

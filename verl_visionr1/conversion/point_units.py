@@ -10,8 +10,7 @@ from verl_visionr1.conversion.conventions import UNITS, Convention
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowsError
 
-FEWEST = 8
-"""With fewer points nothing is guessed."""
+_FEWEST = 8  # with fewer points nothing is guessed
 _STRAY = 0.01  # share of numbers that may be wrong
 _WIDE = 300  # on such a side, pixels are seldom all below 100
 _ENOUGH = 50  # numbers on such sides that are enough for a guess
@@ -59,7 +58,7 @@ class PointEvidence:
 
     def smaller_unit(self, unit: str) -> str:
         """Return a smaller unit that all points fit, "1" or "100"; "" if the given one may be right."""
-        if self.wide < 2 * FEWEST:
+        if self.wide < 2 * _FEWEST:
             return ""
         if unit != "1" and self.largest <= 1:
             return "1"

@@ -72,8 +72,7 @@ def read_json(path: Path, type: type[T] | Any = Any, advice: str = "is it the ri
     Args:
         advice: what to do about another layout, for the message.
 
-    Raises:
-        RowsError: missing or garbled file, or another layout.
+    Raises `RowsError`: missing or garbled file, or another layout.
     """
     with _reading(path), open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -105,8 +104,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     The place names file and entry, for messages. A line of .jsonl that is not JSON, or a table line with surplus
     fields, is yielded as a `RowError`.
 
-    Raises:
-        RowsError: the file cannot be read, or is of another kind.
+    Raises `RowsError`: the file cannot be read, or is of another kind.
     """
     name = path.name.lower()
     unit, records = "row", iter(())
@@ -159,8 +157,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
     Args:
         columns: their names, if the file has no header.
 
-    Raises:
-        RowsError: it cannot be read, or is not a table.
+    Raises `RowsError`: it cannot be read, or is not a table.
     """
     with _reading(path), open(path, newline="", encoding="utf-8-sig") as file:
         first = file.readline()
@@ -199,8 +196,7 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
     Args:
         split: of shards such as `train-00000-of-00007.parquet`, use only those of this split; "": all.
 
-    Raises:
-        RowsError: no such file, or none of this split.
+    Raises `RowsError`: no such file, or none of this split.
     """
     if not source.exists():
         raise RowsError(f"{source}: no such file or folder; check the path")
@@ -224,8 +220,7 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
 def read_xml(path: Path) -> Element:
     """Return the root of an XML file. Entities and DTDs are refused (defusedxml).
 
-    Raises:
-        RowsError: it cannot be read. RowError: not XML, or with entities or a DTD.
+    Raises `RowsError`: it cannot be read. RowError: not XML, or with entities or a DTD.
     """
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
@@ -255,8 +250,7 @@ def read_pickle(path: Path) -> Any:
 
     numpy arrays of numbers become lists (`pickled_numpy`).
 
-    Raises:
-        RowsError: it cannot be read, is garbled, or would load code.
+    Raises `RowsError`: it cannot be read, is garbled, or would load code.
     """
     data = read_bytes(path)
     try:
@@ -271,8 +265,7 @@ def read_pickle(path: Path) -> Any:
 def read_mat(path: Path) -> dict[str, Any]:
     """Return the variables of a .mat file, up to MATLAB's v7; nested cells and structs are as scipy returns them.
 
-    Raises:
-        RowError: it cannot be read, is garbled, or is v7.3 (HDF5).
+    Raises `RowError`: it cannot be read, is garbled, or is v7.3 (HDF5).
     """
     from scipy.io import loadmat
 

@@ -25,8 +25,7 @@ def record_of(record: Any, where: str) -> Mapping[str, Any]:
 def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
     """Return the text under the first of these keys that a record has, without surplus blanks.
 
-    Raises:
-        RowError: no text, or a blank one.
+    Raises `RowError`: no text, or a blank one.
     """
     for key in keys:
         value = record.get(key)
@@ -68,8 +67,7 @@ def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool
         what: the numbers are, for the message.
         texts: also accept numbers as text, as in tables; all are returned as floats.
 
-    Raises:
-        RowError: anything else.
+    Raises `RowError`: anything else.
 
     >>> numbers_of(["1", 2], 2, "row 1", "point", texts=True)
     [1.0, 2.0]
@@ -89,16 +87,16 @@ def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[floa
     Args:
         texts: as in `numbers_of`.
 
-    Raises:
-        RowError: none of these, or a number that is not finite.
+    Raises `RowError`: none of these, or a number that is not finite.
 
     >>> points_of({"x": [1, 2], "y": [3, 4]}, "row 1") == points_of([[1, 3], [2, 4]], "row 1")
     True
     """
     if isinstance(value, Mapping):
         xs, ys = (value.get(axis) for axis in "xy")
-        is_columns = isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)
-        value = list(zip(xs, ys, strict=True)) if is_columns else [(xs, ys)]
+        value = [(xs, ys)]
+        if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
+            value = list(zip(xs, ys, strict=True))
     if not isinstance(value, list | tuple):
         raise RowError("point malformed", f"{where}: points {str(value)[:80]}: needs a list of points; {ADVICE}")
     members = [(it.get("x"), it.get("y")) if isinstance(it, Mapping) else it for it in value]

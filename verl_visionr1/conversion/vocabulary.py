@@ -1,14 +1,12 @@
 """Boxes of a vocabulary of categories (COCO, VOC, YOLO, LVIS, ...) as compact columns: large sets have millions.
 
-A reader adds images and boxes to `Columns`; `Columns.finish` gives the frozen `Annotations` that `planning` makes items
-of. *Federated* sets check only some categories on each image: the others are unknown there, neither present nor absent.
+*Federated* sets check only some categories on each image: the others are unknown there, neither present nor absent.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +28,6 @@ from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.targets import normalize_text
 
 _BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)|_+")
-_LOOK_ALIKES = str.maketrans(
-    "\u0410\u0412\u0415\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405"
-    "\u0430\u0435\u043e\u0456\u0440\u0441\u0443\u0445\u0455\u0458"
-    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
-    "ABEIJKMHOPCTXSaeoipcyxsjABEZHIKMNOPTYXo",
-)
-"""Letters of Cyrillic and Greek that look like Latin ones."""
 Key = int | str | float | None
 LEFT_OUT = -1
 """Number of every image that was left out."""
@@ -67,7 +58,6 @@ class Annotations:
     """A whole data set as compact columns; the N annotations are grouped by image.
 
     Attributes:
-        name: of the source, for messages and provenance.
         names: C category names.
         never_asked: indexes of categories without objects (Roboflow exports have a root category).
         starts: annotations of image i are `starts[i]:starts[i + 1]`.
@@ -75,8 +65,7 @@ class Annotations:
         category: N indexes into `names`.
         kind: N of BOX, CROWD, BAD or DUPLICATE.
         annotation_ids: N ids as in the source.
-        own_negatives: the data set names what to ask for on each image, including absent objects; all of it is asked,
-            unless `--negatives` limits it.
+        own_negatives: the data set names absent objects of each image; all are asked for without `--negatives`.
     """
 
     name: str
@@ -103,7 +92,6 @@ class Columns:
     """Builder of `Annotations`.
 
     Args:
-        name: of the source, for messages.
         names: category names, each once (`named_once`); `RowsError` for none, or one that cannot be asked for.
         boxes: collects all boxes as written, and knows their convention.
         keeps_marked: marked annotations (crowd, difficult ...) are normal objects, not regions to ignore.
@@ -182,12 +170,7 @@ class Columns:
     def refuse(
         self, image: int, category: int, annotation_id: Key, error: RowError | None, written: object = None
     ) -> None:
-        """Add an annotation without a usable box, as BAD.
-
-        Args:
-            error: the reason; `finish` reports it with the annotation, its image and the source text `written`.
-                None: the ledger already has it.
-        """
+        """Add an annotation without a usable box, as BAD; `finish` reports the error, if the ledger lacks it."""
         self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
         if error is not None:
             where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
@@ -204,8 +187,7 @@ class Columns:
     def finish(self, never_asked: Collection[int] = ()) -> Annotations:
         """Group the annotations by image and mark repeated boxes. Categories with only a bad box are `unsure`.
 
-        Raises:
-            RowsError: boxes are in another convention. RowError: a bad box, if the ledger does not skip.
+        Raises `RowsError`: boxes are in another convention. RowError: a bad box, if the ledger does not skip.
         """
         self.written.require(self.ledger)
         for error in self._errors:
@@ -266,22 +248,16 @@ def key_of(value: Key) -> str | None:
 
 @lru_cache(maxsize=65536)
 def visible_form(name: str) -> str:
-    """Normalize a name to its look: ignores case, Unicode forms, invisible signs, alphabets and word separators.
+    """Normalize a name to its look: ignores case, Unicode forms, invisible signs and word separators.
 
     >>> visible_form("Aerosol_can"), visible_form("aerosol\u00a0can\u200b"), visible_form("Cafe\u0301")
     ('aerosol can', 'aerosol can', 'caf\u00e9')
     """
-    seen = name
-    if not name.isascii():
-        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf").translate(_LOOK_ALIKES)
-    return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(seen)))
+    return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(name)))
 
 
 def named_once(names: Sequence[str], ledger: Ledger | None = None) -> tuple[list[str], list[int]]:
-    """Return names without look-alikes, and the index of each given name among them.
-
-    Args:
-        ledger: notes names that only look like an earlier one.
+    """Return names without look-alikes (noted in the ledger), and the index of each given name among them.
 
     >>> named_once(["cat", "aerosol_can", "cat ", "Aerosol can"])
     (['cat', 'aerosol_can'], [0, 1, 0, 1])

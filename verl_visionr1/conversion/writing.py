@@ -61,21 +61,15 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one conversion.
-
-    Attributes:
-        rows: task -> rows; `negatives`: task -> rows among them that ask for absent objects.
-        objects: objects in a row -> number of such rows.
-        skipped_list: file with a line for each skipped entry, if any.
-    """
+    """The result of one conversion."""
 
     written: Written
-    rows: Counter[str]
-    negatives: Counter[str]
-    objects: Counter[int]
+    rows: Counter[str]  # by task
+    negatives: Counter[str]  # rows among them that ask for absent objects
+    objects: Counter[int]  # objects in a row -> number of such rows
     tokens: TokenCounts
     ledger: Ledger
-    skipped_list: Path | None
+    skipped_list: Path | None  # file with a line for each skipped entry
 
 
 def write_items(

@@ -82,8 +82,7 @@ class Entry:
     def check(self, layout: Layout) -> None:
         """Check all values.
 
-        Raises:
-            RowError: a value that does not fit its column. RowsError: boxes without a format.
+        Raises `RowError`: a value that does not fit its column. RowsError: boxes without a format.
         """
         where = self.where
         self.box_format = self.box_format or layout.box_format
@@ -146,8 +145,7 @@ class Layout:
     def entry(self, where: str, record: Any) -> Entry:
         """Return the raw values of a record; named columns replace the result of `read`.
 
-        Raises:
-            RowError: not an object.
+        Raises `RowError`: not an object.
         """
         record = record_of(record, where)
         made = self.read(record, where)
@@ -169,8 +167,7 @@ class Layout:
 def columns_of(*texts: str) -> dict[str, str]:
     """Parse `what=name` texts: what -> name of its column, dotted if nested, or several names joined by commas.
 
-    Raises:
-        RowsError: another form, or an unknown or repeated what.
+    Raises `RowsError`: another form, or an unknown or repeated what.
 
     >>> columns_of("image=file", "boxes=objects.bbox")
     {'image': 'file', 'boxes': 'objects.bbox'}
@@ -237,8 +234,7 @@ def points_of(value: Any, where: str) -> list[Box] | None:
 def labels_of(value: Any, where: str, class_names: Sequence[str] = ()) -> list[str]:
     """Read one label, or a list; numbers are indexes into `class_names`, which limits the labels if given.
 
-    Raises:
-        RowError: not a text, a number without a name, or an unknown name.
+    Raises `RowError`: not a text, a number without a name, or an unknown name.
     """
     value = decoded_text(value)
     if value is None or value == "":

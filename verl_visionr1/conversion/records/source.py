@@ -142,8 +142,7 @@ class RecordSource:
 def survey(source: RecordSource) -> tuple[str, ...]:
     """Read all records once; return the labels of a vocabulary, sorted, or all of `--class-names`.
 
-    Raises:
-        RowsError: a column that no record has. RowError: no label, and an unreadable record.
+    Raises `RowsError`: a column that no record has. RowError: no label, and an unreadable record.
     """
     seen: set[str] = set()
     labels: set[str] = set()
