@@ -50,23 +50,14 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True, slots=True)
 class RowImage:
-    """One image as the trainer sees it.
+    """One image as the trainer sees it."""
 
-    Attributes:
-        path: absolute path of an upright RGB (or 8-bit grey) file.
-        data: the bytes of that file in embed mode, else None.
-        size_wh: its width and height, the frame of all geometry.
-        stored_wh: width and height of the source as stored, before its EXIF orientation.
-        orientation: EXIF orientation of the source, 1..8.
-        changes: changes of the source, for the report; empty if the file is used unchanged.
-    """
-
-    path: str
-    data: bytes | None
-    size_wh: tuple[int, int]
-    stored_wh: tuple[int, int]
-    orientation: int = 1
-    changes: tuple[str, ...] = ()
+    path: str  # absolute; of an upright RGB (or 8-bit grey) file
+    data: bytes | None  # of that file, in embed mode
+    size_wh: tuple[int, int]  # the frame of all geometry
+    stored_wh: tuple[int, int]  # of the source, before its EXIF orientation
+    orientation: int = 1  # EXIF, of the source: 1..8
+    changes: tuple[str, ...] = ()  # of the source, for the report
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,19 +22,12 @@ _LITTLE = 0.05  # below this share, a doubt is checked even if more is allowed
 
 @dataclass(slots=True)
 class BoxCheck:
-    """Boxes as one source writes them, to check their convention.
+    """Boxes as one source writes them, to check their convention."""
 
-    Attributes:
-        name: of the source, for messages.
-        convention: the assumed convention.
-        is_given: whether the user declared it; then only misfits or fractions refute it.
-        most: share of boxes that may not fit; one box always may.
-    """
-
-    name: str
-    convention: Convention
-    is_given: bool = False
-    most: float = MOST_CLIPPED
+    name: str  # of the source
+    convention: Convention  # assumed
+    is_given: bool = False  # the user declared it: only misfits or fractions refute it
+    most: float = MOST_CLIPPED  # share of boxes that may not fit; one box always may
     _rows: list[tuple[float, ...]] = field(default_factory=list)
     _where: list[object] = field(default_factory=list)
     _areas: list[tuple[object, Sequence[float], float]] = field(default_factory=list)

@@ -37,47 +37,32 @@ BOX, CROWD, BAD, DUPLICATE = range(4)
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """One image of a data set; `size_wh` is the frame of its boxes.
-
-    Attributes:
-        checked: federated sets: indexes of the checked categories (present or not); None: all.
-        unsure: indexes of categories that may be present without a box, or have only an invalid box: never asked for
-            on this image.
-    """
+    """One image of a data set; categories are indexes."""
 
     image_id: str
     file_name: str
     path: Path
-    size_wh: tuple[int, int]
-    checked: frozenset[int] | None = None
-    unsure: frozenset[int] = frozenset()
+    size_wh: tuple[int, int]  # the frame of its boxes
+    checked: frozenset[int] | None = None  # federated sets: the checked categories (present or not); None: all
+    unsure: frozenset[int] = frozenset()  # may be present without a box, or have only an invalid one: never asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """A whole data set as compact columns; the N annotations are grouped by image.
-
-    Attributes:
-        names: C category names.
-        never_asked: indexes of categories without objects (Roboflow exports have a root category).
-        starts: annotations of image i are `starts[i]:starts[i + 1]`.
-        boxes_xyxy: (N, 4) float64 in the annotated frame, clipped to the image.
-        category: N indexes into `names`.
-        kind: N of BOX, CROWD, BAD or DUPLICATE.
-        annotation_ids: N ids as in the source.
-        own_negatives: the data set names absent objects of each image; all are asked for without `--negatives`.
-    """
+    """A whole data set as compact columns; the N annotations are grouped by image."""
 
     name: str
     images: Sequence[AnnotatedImage]
-    names: Sequence[str]
-    never_asked: frozenset[int]
-    starts: Sequence[int]
-    boxes_xyxy: np.ndarray
-    category: Sequence[int]
-    kind: Sequence[int]
-    annotation_ids: Sequence[Key]
-    own_negatives: bool = False
+    names: Sequence[str]  # of the categories
+    never_asked: frozenset[int]  # categories without objects (Roboflow exports have a root category)
+    starts: Sequence[int]  # annotations of image i are starts[i]:starts[i + 1]
+    boxes_xyxy: np.ndarray  # (N, 4) float64 in the annotated frame, clipped to the image
+    category: Sequence[int]  # N indexes into `names`
+    kind: Sequence[int]  # N of BOX, CROWD, BAD or DUPLICATE
+    annotation_ids: Sequence[Key]  # N, as in the source
+    own_negatives: bool = (
+        False  # the data set names absent objects of each image; all are asked for without --negatives
+    )
 
     def of_image(self, image: int) -> range:
         """The indexes of one image's annotations."""

@@ -40,14 +40,10 @@ LOOK_AHEAD = 4
 
 @dataclass(slots=True)
 class TokenCounts:
-    """Tokens of each row: estimated for the prompt, by model family; and of the right answer.
-
-    Attributes:
-        model: name of the model whose tokenizer counts right answers; "" for an estimate.
-    """
+    """Tokens of each row: estimated for the prompt, by model family; and of the right answer."""
 
     count_answer: Callable[[Target], int] = answer_tokens
-    model: str = ""
+    model: str = ""  # whose tokenizer counts right answers; "" for an estimate
     prompts: dict[str, array[int]] = field(default_factory=lambda: {family: array("l") for family in FAMILIES})
     answers: array[int] = field(default_factory=lambda: array("l"))
 

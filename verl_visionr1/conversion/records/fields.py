@@ -116,21 +116,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How records are read: the layout of a framework (`frameworks`), changed by the user's options.
-
-    Attributes:
-        read: (record, place) -> its raw values.
-        box_format: of all its boxes; None: no boxes, or given by each record or the user.
-        columns: meaning -> column name; `read` handles the rest.
-        header: names of the columns of a table without a header.
-        class_names: names of numeric labels.
-    """
+    """How records are read: the layout of a framework (`frameworks`), changed by the user's options."""
 
     read: Callable[[Mapping[str, Any], str], Entry] = lambda record, where: Entry()
-    box_format: Convention | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    header: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
+    box_format: Convention | None = None  # of all boxes; None: no boxes, or given by each record or the user
+    columns: Mapping[str, str] = field(default_factory=dict)  # meaning -> column name; `read` handles the rest
+    header: tuple[str, ...] = ()  # names of the columns of a table without a header
+    class_names: tuple[str, ...] = ()  # of numeric labels
 
     @property
     def is_vocabulary(self) -> bool:

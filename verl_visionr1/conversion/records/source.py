@@ -24,17 +24,12 @@ KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 @dataclass(frozen=True, slots=True)
 class RecordSource:
-    """Some files of one layout.
-
-    Attributes:
-        images_dir: folder that image names are relative to.
-        is_given: whether the user named it; then absolute names are searched in it, too.
-    """
+    """Some files of one layout."""
 
     files: tuple[Path, ...]
     layout: Layout
-    images_dir: Path
-    is_given: bool = True
+    images_dir: Path  # that image names are relative to
+    is_given: bool = True  # the user named it: absolute names are searched in it, too
     _key_of: dict[str, str] = field(default_factory=dict, repr=False)
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
