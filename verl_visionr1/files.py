@@ -35,10 +35,10 @@ def disk_error(path: Path, error: OSError) -> RowsError:
     >>> print(disk_error(Path("out.parquet"), OSError(errno.ENOSPC, "No space left on device")))
     out.parquet: the disk is full; nothing was left behind: free space or write elsewhere, and run again
     """
-    reason = _DISK_ERRORS.get(error.errno or 0)
-    if reason is None:
+    if error.errno not in _DISK_ERRORS:
         return RowsError(f"{path}: cannot write: {error.strerror or error}")
-    return RowsError(f"{path}: {reason}; nothing was left behind: free space or write elsewhere, and run again")
+    advice = "nothing was left behind: free space or write elsewhere, and run again"
+    return RowsError(f"{path}: {_DISK_ERRORS[error.errno]}; {advice}")
 
 
 @contextmanager
@@ -46,9 +46,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file for an atomic write, and create its folder. After a crash or power cut it is complete or absent.
 
     The file gets its name when the `with` block succeeds; until then an older file of that name is unchanged.
-
-    Raises:
-        RowsError: it cannot be written.
+    `RowsError` if it cannot be written.
     """
     # Two threads may write the same file: copies of an image are named by content.
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
@@ -68,21 +66,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically, see `atomic_write`.
-
-    Raises:
-        RowsError: it cannot be written.
-    """
+    """Write a file atomically, see `atomic_write`; `RowsError` if it cannot be written."""
     with atomic_write(path) as file:
         file.write(data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut.
-
-    Raises:
-        OSError: the system's error.
-    """
+    """Make renames inside a folder survive a power cut; raises the system's `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -18,34 +18,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from verl_visionr1.boxes import Box
 from verl_visionr1.files import RowError, write_whole
 from verl_visionr1.processed import MAX_ASPECT, PROCESSORS, SizeError, processed_size
 
-FORMATS = tuple(  # explicit, or Pillow would also try formats that start another program
-    str(plugin.format)
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-        BmpImagePlugin.BmpImageFile,
-        GifImagePlugin.GifImageFile,
-        TiffImagePlugin.TiffImageFile,
-        PpmImagePlugin.PpmImageFile,
-    )
-)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are read: without a list, Pillow would also try those that start another program."""
 _OTHER_FORMATS = {
     **dict.fromkeys((b"ftypavif", b"ftypavis"), "AVIF"),
     **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
@@ -70,23 +50,14 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True, slots=True)
 class RowImage:
-    """One image as the trainer sees it.
+    """One image as the trainer sees it."""
 
-    Attributes:
-        path: absolute path of an upright RGB (or 8-bit grey) file.
-        data: the bytes of that file in embed mode, else None.
-        size_wh: its width and height, the frame of all geometry.
-        stored_wh: width and height of the source as stored, before its EXIF orientation.
-        orientation: EXIF orientation of the source, 1..8.
-        changes: changes of the source, for the report; empty if the file is used unchanged.
-    """
-
-    path: str
-    data: bytes | None
-    size_wh: tuple[int, int]
-    stored_wh: tuple[int, int]
-    orientation: int = 1
-    changes: tuple[str, ...] = ()
+    path: str  # absolute; of an upright RGB (or 8-bit grey) file
+    data: bytes | None  # of that file, in embed mode
+    size_wh: tuple[int, int]  # the frame of all geometry
+    stored_wh: tuple[int, int]  # of the source, before its EXIF orientation
+    orientation: int = 1  # EXIF, of the source: 1..8
+    changes: tuple[str, ...] = ()  # of the source, for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +73,10 @@ def prepare_image(
 ) -> RowImage:
     """Check one image file and copy it for training only if needed.
 
-    A good file is used unchanged: only its header is read, and its bytes are never re-encoded. An image is copied only
-    if verl would show it to the model differently from a viewer: EXIF orientation other than 1, alpha (flattened on
-    white), palette, CMYK and other colour spaces, 16 bits (scaled to 8), 32 bits (up to 255). The copy of a JPEG is a
-    JPEG of quality 95 with its subsampling, any other a PNG (lossless). An `EmbeddedImage` becomes a file in path mode.
+    A good file is used unchanged. An image is copied only if verl would show it to the model differently from a viewer:
+    EXIF orientation other than 1, alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to
+    8), 32 bits (up to 255). The copy of a JPEG is a JPEG of quality 95 with its subsampling, any other a PNG. An
+    `EmbeddedImage` becomes a file in path mode.
 
     Args:
         source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, with any suffix; or its bytes.
@@ -136,11 +107,7 @@ def prepare_image(
 
 
 def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]:
-    """Read stored width and height, and EXIF orientation (1..8), of an image file.
-
-    Raises:
-        RowError: as `prepare_image`.
-    """
+    """Read stored width and height, and EXIF orientation (1..8), of an image file; raises as `prepare_image`."""
     with _opened(source, verify_decode=False) as (_, _, image, orientation):
         return image.size, orientation
 
@@ -150,23 +117,17 @@ def upright_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int
     return stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
 
 
-# ------------------------------------------------------------------------------------------------ boxes
-
-
 def boxes_to_upright(
     boxes_xyxy: Sequence[Sequence[float]], orientation: int, stored_wh: tuple[int, int]
 ) -> tuple[Box, ...]:
     """Rotate boxes with their image, from the stored frame to the EXIF-upright one.
 
     Args:
-        boxes_xyxy: N boxes in pixels of the stored image.
+        boxes_xyxy: N boxes in pixels of the stored image, whose size is `stored_wh`.
         orientation: EXIF orientation, 1..8.
-        stored_wh: size of the stored image.
 
     >>> boxes_to_upright([(10, 20, 30, 60)], 6, (320, 160))
     ((100, 10, 140, 30),)
-    >>> boxes_to_upright([(10, 20, 30, 60)], 1, (320, 160))
-    ((10, 20, 30, 60),)
     """
     width, height = stored_wh
     turned = []
@@ -185,13 +146,7 @@ def in_upright_frame(
     """Convert boxes to the frame of `image.size_wh`; the annotated size identifies their frame.
 
     If stored and upright size are equal (half turn, mirror, square), the upright frame is assumed, since viewers show
-    it.
-
-    Args:
-        boxes_xyxy: N boxes in pixels of the frame whose size is `annotated_wh`.
-
-    Raises:
-        RowError: `annotated_wh` is neither the upright nor the stored size.
+    it. `RowError` if `annotated_wh` is neither of them.
     """
     if annotated_wh == image.size_wh:
         return boxes_to_upright(boxes_xyxy, 1, image.size_wh)
@@ -202,9 +157,6 @@ def in_upright_frame(
         sizes += f" as stored and {image.size_wh} upright (EXIF orientation {image.orientation})"
     advice = "use the images that were annotated, or correct width and height"
     raise RowError("annotated size differs", f"{image.path}: {sizes}; {advice}")
-
-
-# ------------------------------------------------------------------------------------------------ checks
 
 
 @contextmanager
@@ -248,23 +200,19 @@ def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode:
 
 
 def _check_size(source: str, size_wh: tuple[int, int]) -> None:
+    """Raise for a size that a model's processor would refuse in the middle of training."""
     if min(size_wh) < _MIN_SIDE:
         raise RowError("image too small", f"{source}: size_wh {size_wh}, needs {_MIN_SIDE} pixels a side; leave it out")
     if max(size_wh) > MAX_ASPECT / 2 * min(size_wh):  # the first resize at most doubles the aspect
-        _check_resizes(source, size_wh)
+        for family in PROCESSORS:
+            try:
+                processed_size(size_wh, family)
+            except SizeError as error:
+                reason = f"size_wh {size_wh} is too long for the processor of {family} ({error})"
+                raise RowError("image too long", f"{source}: {reason}; crop it") from None
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and size_wh[0] * size_wh[1] > limit:
         raise RowError("image too large", f"{source}: size_wh {size_wh} has more than {limit} pixels; shrink it")
-
-
-def _check_resizes(source: str, size_wh: tuple[int, int]) -> None:
-    """Raise if a model's processor would refuse the resized image in the middle of training."""
-    for family in PROCESSORS:
-        try:
-            processed_size(size_wh, family)
-        except SizeError as error:
-            reason = f"size_wh {size_wh} is too long for the processor of {family} ({error})"
-            raise RowError("image too long", f"{source}: {reason}; crop it") from None
 
 
 def _look_ahead(kind: str | None, file: BinaryIO) -> tuple[bool, bool]:
@@ -302,9 +250,6 @@ def _orientation(image: Image.Image, late_metadata: bool) -> int:
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):  # broken EXIF is ignored
         return 1
     return value if isinstance(value, int) and value in _TRANSPOSE else 1
-
-
-# ------------------------------------------------------------------------------------------------ copies
 
 
 def _has_alpha(image: Image.Image) -> bool:

@@ -12,11 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_visionr1.row_layouts import PATH_SCHEMA
+from verl_visionr1.row_writer import GROUP_BYTES, GROUP_ROWS, GROUP_ROWS_EMBEDDED, open_parquet_writer
 from verl_visionr1.rows import METADATA_KEY, open_parquet
-
-GROUP_ROWS, GROUP_ROWS_EMBEDDED = 10_000, 100
-GROUP_BYTES = 64 << 20
-"""Sizes of the row groups, as in `row_writer.RowWriter`."""
 
 
 def has_embedded(schema: pa.Schema) -> bool:
@@ -25,36 +22,30 @@ def has_embedded(schema: pa.Schema) -> bool:
 
 
 def extended_metadata(files: Sequence[Path], key: str, facts: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """Return the first file's metadata with extended provenance; different provenances are merged.
+    """Return the first file's metadata, with JSON-able facts appended to the list under a key of the provenance.
 
-    Args:
-        files: parquet files.
-        key: key of the list in the provenance to which `facts` are appended.
-        facts: JSON-able values.
+    Different provenances are merged.
     """
     found: list[dict[bytes, bytes]] = []
     for file in files:
         with open_parquet(file) as parquet:
             found.append(dict(parquet.schema_arrow.metadata or {}))
-    provenances = [_provenance(one.get(METADATA_KEY)) for one in found]
-    provenance = provenances[0]
-    if any(other != provenance for other in provenances):
-        versions = {"schema": provenance["schema"]} if "schema" in provenance else {}
-        provenance = {**versions, "merged": provenances}
+    first, *others = (_provenance(one.get(METADATA_KEY)) for one in found)
+    provenance = first
+    if any(other != first for other in others):
+        versions = {"schema": first["schema"]} if "schema" in first else {}
+        provenance = {**versions, "merged": [first, *others]}
     done = provenance.get(key)
     provenance = {**provenance, key: [*(done if isinstance(done, list) else []), facts]}
-    text = json.dumps(provenance, sort_keys=True, ensure_ascii=False)
-    return {**found[0], METADATA_KEY: text.encode()}
+    return {**found[0], METADATA_KEY: json.dumps(provenance, sort_keys=True, ensure_ascii=False).encode()}
 
 
 def _provenance(text: bytes | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        provenance = json.loads(text)
-    except ValueError:
-        provenance = None
-    return provenance if isinstance(provenance, dict) else {"earlier": text.decode(errors="replace")}
+    with suppress(ValueError):
+        provenance = json.loads(text or b"{}")
+        if isinstance(provenance, dict):
+            return provenance
+    return {"earlier": (text or b"").decode(errors="replace")}
 
 
 def small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
@@ -73,10 +64,7 @@ class RowGroups:
         self.embedded = has_embedded(schema)
         self.rows = GROUP_ROWS_EMBEDDED if self.embedded else GROUP_ROWS
         self.schema = schema
-        # As in `row_writer.RowWriter`: statistics and dictionaries of image bytes would contain whole images.
-        options: dict[str, Any] = {"compression": "none" if self.embedded else "zstd"}
-        options |= {"use_dictionary": not self.embedded, "write_statistics": not self.embedded}
-        self.parquet = pq.ParquetWriter(file, schema, **options)
+        self.parquet = open_parquet_writer(file, schema, embed=self.embedded)
         self.waiting: list[pa.RecordBatch] = []
         self.n_rows = self.n_bytes = 0
 

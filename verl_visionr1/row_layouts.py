@@ -5,11 +5,8 @@
     ms-swift   messages, images, solution, data_source, ability, extra_info          (parquet, jsonl)
     trl        prompt, images, ground_truth, data_source, ability, extra_info        (parquet, jsonl)
 
-The ground truth is the same JSON text everywhere, `Target.to_json()`: `reward_model.ground_truth` (verl), `answer`
-(EasyR1), `solution` (ms-swift), `ground_truth` (TRL). `data_source` (string), `ability` (the task) and `extra_info` are
-the same in all. `extra_info` is a struct of split, index, image_id, width, height (of the original image), task,
-question, file_name and source_ann. `prompt` and `messages` are one user's turn. Its text and `problem` begin with
-"<image>", except TRL's `prompt`, where the trainer puts the images first.
+The ground truth is the same JSON text everywhere, `Target.to_json()`. `prompt` and `messages` are one user's turn. Its
+text and `problem` begin with "<image>", except TRL's `prompt`, where the trainer puts the images first.
 
 Images in parquet, a list of one:
 
@@ -17,10 +14,9 @@ Images in parquet, a list of one:
   files, and a column of another type stops the trainer at its start. With `--hf-images` as for EasyR1, which every verl
   from 0.5 on reads;
 * easyr1, trl: `struct<bytes, path>`, one of them null, with the metadata of Hugging Face's `Image`, by which `datasets`
-  opens them;
-* ms-swift: `struct<bytes, path>` without metadata; the framework opens them itself.
+  opens them; ms-swift: without metadata.
 
-Images in jsonl are absolute paths. TRL takes opened images: `dataset.cast_column("images", datasets.List(Image()))`.
+Images in jsonl are absolute paths.
 
 Source: the readers of verl 0.5 to 0.9.1, EasyR1's `RLHFDataset` (`prompt_key=problem`), ms-swift 4.6's
 `RowPreprocessor`, trl 0.27's `GRPOTrainer`.
@@ -39,9 +35,6 @@ import pyarrow as pa
 from verl_visionr1.images import RowImage
 from verl_visionr1.rows import Row
 
-Columns = Mapping[str, Callable[[Row, int], Any]]
-"""Column -> function of a row and its number in the data set; without `images`."""
-
 _TEXT, _WHOLE = pa.string(), pa.int64()
 _TURNS = pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))
 _INFO = {"split": _TEXT, "index": _WHOLE, "image_id": _TEXT, "width": _WHOLE, "height": _WHOLE}
@@ -57,8 +50,35 @@ _IMAGE_FEATURES = {"info": {"features": {"images": {"feature": {"_type": "Image"
 """Metadata that `datasets` writes if the column `images` is a list of `Image`."""
 
 
-ImageStorage = Literal["plain", "pair", "feature"]
-"""Storage of an image in parquet: a path or bytes; both, one of them null; the same as a feature."""
+def _extra_info(row: Row, index: int, placeholder: str) -> dict[str, Any]:
+    width, height = row.image.size_wh
+    image = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
+    question = {"task": row.target.task, "question": row.question}
+    return {**image, **question, "file_name": row.file_name, "source_ann": row.source_ann}
+
+
+def _turns(row: Row, index: int, placeholder: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": placeholder + row.question}]
+
+
+def _truth(row: Row, index: int, placeholder: str) -> str:
+    return row.target.to_json()
+
+
+_VALUES: Mapping[str, Callable[[Row, int, str], Any]] = {
+    "data_source": lambda row, index, placeholder: row.data_source,
+    "ability": lambda row, index, placeholder: row.target.task,
+    "images": lambda row, index, placeholder: [row.image.path],
+    "extra_info": _extra_info,
+    "problem": lambda row, index, placeholder: placeholder + row.question,
+    "prompt": _turns,
+    "messages": _turns,
+    "answer": _truth,
+    "solution": _truth,
+    "ground_truth": _truth,
+    "reward_model": lambda row, index, placeholder: {"style": "rule", "ground_truth": row.target.to_json()},
+}
+"""Column -> function of a row, its number in the data set, and the text before its question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +86,17 @@ class Layout:
     """The rows of one framework.
 
     Attributes:
-        columns: in order; "images" is a placeholder, filled here.
-        storage: of the images, in parquet.
+        columns: in order.
+        storage: of an image in parquet: "plain": a path or bytes; "pair": both, one of them null; "feature": the same
+            as a feature of `datasets`.
         suffixes: of the files that the framework reads.
+        placeholder: text before the question.
     """
 
-    columns: Columns
-    storage: ImageStorage = "feature"
+    columns: tuple[str, ...]
+    storage: Literal["plain", "pair", "feature"] = "feature"
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")
+    placeholder: str = "<image>"
 
     def schema(self, *, embed: bool) -> pa.Schema:
         """Return the schema of a parquet file; `embed`: with the bytes of images."""
@@ -86,15 +109,19 @@ class Layout:
 
     def record_batch(self, rows: Sequence[Row], first_index: int, schema: pa.Schema) -> pa.RecordBatch:
         """Convert rows to a parquet batch."""
-        columns = {
-            name: [value(row, first_index + i) for i, row in enumerate(rows)] for name, value in self.columns.items()
-        }
-        columns["images"] = [[self._image(row.image)] for row in rows]
-        return pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+        columns = []
+        for name in self.columns:
+            value, text = _VALUES[name], self.placeholder
+            if name == "images":
+                columns.append([[self._image(row.image)] for row in rows])
+            else:
+                columns.append([value(row, i, text) for i, row in enumerate(rows, first_index)])
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def record(self, row: Row, index: int) -> dict[str, Any]:
-        """Convert a row to a record of jsonl."""
-        return {name: value(row, index) for name, value in self.columns.items()} | {"images": [row.image.path]}
+        """Convert a row, of this number in the data set, to a record of jsonl."""
+        return {name: _VALUES[name](row, index, self.placeholder) for name in self.columns}
 
     def _image(self, image: RowImage) -> Any:
         if self.storage != "plain":
@@ -102,35 +129,8 @@ class Layout:
         return image.path if image.data is None else {"bytes": image.data}
 
 
-def _turn(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
-
-
-def _extra_info(row: Row, index: int) -> dict[str, Any]:
-    width, height = row.image.size_wh
-    image = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
-    question = {"task": row.target.task, "question": row.question}
-    return {**image, **question, "file_name": row.file_name, "source_ann": row.source_ann}
-
-
-_IMAGES: Columns = {"images": lambda row, index: None}
-_SHARED: Columns = {
-    "data_source": lambda row, index: row.data_source,
-    "ability": lambda row, index: row.target.task,
-    "extra_info": _extra_info,
-}
-VERL = Layout(
-    {
-        "data_source": _SHARED["data_source"],
-        "prompt": lambda row, index: _turn("<image>" + row.question),
-        **_IMAGES,
-        "ability": _SHARED["ability"],
-        "reward_model": lambda row, index: {"style": "rule", "ground_truth": row.target.to_json()},
-        "extra_info": _extra_info,
-    },
-    "plain",
-    (".parquet",),
-)
+_SHARED = ("data_source", "ability", "extra_info")
+VERL = Layout(("data_source", "prompt", "images", "ability", "reward_model", "extra_info"), "plain", (".parquet",))
 VERL_FEATURES = replace(VERL, storage="feature")
 """verl's layout with image features, which verl 0.5 to 0.9.1 reads, and newer versions decode early."""
 PATH_SCHEMA, EMBED_SCHEMA = VERL.schema(embed=False), VERL.schema(embed=True)
@@ -139,36 +139,12 @@ no other key beside `bytes`."""
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
         "verl": VERL,
-        "easyr1": Layout(
-            {
-                "problem": lambda row, index: "<image>" + row.question,
-                "answer": lambda row, index: row.target.to_json(),
-                **_IMAGES,
-                **_SHARED,
-            }
-        ),
-        "ms-swift": Layout(
-            {
-                "messages": lambda row, index: _turn("<image>" + row.question),
-                **_IMAGES,
-                "solution": lambda row, index: row.target.to_json(),
-                **_SHARED,
-            },
-            "pair",
-        ),
-        "trl": Layout(
-            {
-                "prompt": lambda row, index: _turn(row.question),
-                **_IMAGES,
-                "ground_truth": lambda row, index: row.target.to_json(),
-                **_SHARED,
-            }
-        ),
+        "easyr1": Layout(("problem", "answer", "images", *_SHARED)),
+        "ms-swift": Layout(("messages", "images", "solution", *_SHARED), "pair"),
+        "trl": Layout(("prompt", "images", "ground_truth", *_SHARED), placeholder=""),
     }
 )
 """Framework -> its layout."""
-_PARTS = {"easyr1": ("problem", "answer"), "ms-swift": ("messages", "solution"), "trl": ("prompt", "ground_truth")}
-"""Framework -> its columns of the prompt and of the ground truth."""
 
 
 def framework_of(columns: Collection[str]) -> str:
@@ -177,7 +153,8 @@ def framework_of(columns: Collection[str]) -> str:
     >>> framework_of(["problem", "answer", "images", "data_source", "ability", "extra_info"])
     'easyr1'
     """
-    return next((name for name in _PARTS if set(LAYOUTS[name].columns) == set(columns)), "")
+    others = (name for name in LAYOUTS if name != "verl")
+    return next((name for name in others if set(LAYOUTS[name].columns) == set(columns)), "")
 
 
 def as_verl_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -185,6 +162,6 @@ def as_verl_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     framework = framework_of(row)
     if not framework:
         return row
-    prompt, ground_truth = (row[name] for name in _PARTS[framework])
-    turns = _turn(prompt) if isinstance(prompt, str) else prompt
+    prompt, ground_truth = (row[name] for name in LAYOUTS[framework].columns if name not in ("images", *_SHARED))
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return {**row, "prompt": turns, "reward_model": {"style": "rule", "ground_truth": ground_truth}}

@@ -14,15 +14,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_visionr1.files import RowsError, disk_error, sync_folder
 from verl_visionr1.row_layouts import VERL, Layout
 from verl_visionr1.rows import METADATA_KEY, SCHEMA_VERSION, Row
 
-_PATH_GROUP_ROWS = 10_000
-_EMBED_GROUP_ROWS = 100
-_EMBED_GROUP_BYTES = 64 << 20  # pyarrow cannot read back a nested column of 2 GB in one row group
+GROUP_ROWS, GROUP_ROWS_EMBEDDED = 10_000, 100
+GROUP_BYTES = 64 << 20
+"""Sizes of row groups. pyarrow cannot read back a nested column of 2 GB in one group."""
+
+
+def open_parquet_writer(file: BinaryIO, schema: pa.Schema, *, embed: bool) -> pq.ParquetWriter:
+    """Open a parquet file; `embed`: without compression, statistics and dictionaries of image bytes, which would
+    hold whole images."""
+    compression = "none" if embed else "zstd"
+    return pq.ParquetWriter(file, schema, compression=compression, use_dictionary=not embed, write_statistics=not embed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +45,24 @@ class Written:
 class RowWriter:
     """Streams rows into parquet or jsonl with bounded memory; files are complete or absent.
 
-    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern matches. When the `with` block succeeds,
-    they are flushed to disk and renamed; after an exception they are removed. After a kill they remain, and the next
-    writer to the same name replaces them. The same rows and provenance give the same bytes.
+    Rows go to hidden `.<name>.partial` files. When the `with` block succeeds, they are flushed and renamed; after an
+    exception they are removed; after a kill the next writer to the same name replaces them. The same rows and
+    provenance give the same bytes.
+
+    `extra_info.index` is unique within the file, and across files of different provenance: its upper 31 bits are a
+    hash of the provenance, its lower 32 count the rows.
 
     Args:
         out: `<name>.parquet`, or `.jsonl` if the layout allows it. With `shard_rows`: `<name>-00000-of-00003.parquet`
             and so on.
         embed: store image bytes (every `RowImage.data` must be set), else absolute paths.
-        provenance: JSON-able facts about the source; stored in parquet's metadata under "visionr1".
         layout: of the framework that will read the rows.
+        provenance: JSON-able facts about the source; stored in parquet's metadata under "visionr1".
         shard_rows: rows per file.
 
     Raises:
         RowsError: a name with another ending; embedded images in jsonl; shards of an earlier run under this name;
             another writer using it; no row written; full disk.
-
-    `extra_info.index` is unique within the file, and across files of different provenance: its upper 31 bits are a
-    hash of the provenance, its lower 32 count the rows.
     """
 
     def __init__(
@@ -70,9 +78,8 @@ class RowWriter:
         self.written: Written | None = None
         self._suffix = self.out.suffix
         if self._suffix not in layout.suffixes:
-            raise RowsError(
-                f"{out}: the framework reads files that end in {' or '.join(layout.suffixes)}; change the name"
-            )
+            endings = " or ".join(layout.suffixes)
+            raise RowsError(f"{out}: the framework reads files that end in {endings}; change the name")
         if embed and self._suffix == ".jsonl":
             raise RowsError(f"{out}: jsonl cannot embed images; leave out --embed, or write .parquet")
         if shard_rows is not None and shard_rows < 1:
@@ -82,14 +89,11 @@ class RowWriter:
             raise RowsError(f"{old[0]}: shards of an earlier conversion exist; remove them or choose another name")
         facts = json.dumps({"schema": SCHEMA_VERSION, **(provenance or {})}, sort_keys=True, ensure_ascii=False)
         schema = layout.schema(embed=embed)
-        self._layout = layout
+        self._layout, self._embed, self._shard_rows = layout, embed, shard_rows
         self._schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: facts.encode()})
         self._first_index = (int.from_bytes(hashlib.sha256(facts.encode()).digest()[:4], "big") >> 1) << 32
-        self._embed = embed
-        self._shard_rows = shard_rows
-        self._rows = 0
+        self._rows = self._buffer_bytes = 0
         self._buffer: list[Row] = []
-        self._buffer_bytes = 0
         self._partials: list[tuple[Path, BinaryIO]] = []
         self._is_open = False
         self._parquet: pq.ParquetWriter | None = None  # of the open shard; None for jsonl
@@ -118,20 +122,16 @@ class RowWriter:
             self._abort()  # after a commit nothing is left to remove
 
     def write(self, row: Row) -> None:
-        """Add one row.
-
-        Raises:
-            RowsError: the disk is full, or an image without bytes in embed mode.
-        """
+        """Add one row; `RowsError` if the disk is full, or for an image without bytes in embed mode."""
         if self._embed and row.image.data is None:
             raise RowsError(f"{row.image.path}: embed mode needs the image's bytes; use prepare_image(..., embed=True)")
         self._buffer.append(row)
         self._buffer_bytes += len(row.image.data or b"")
         self._rows += 1
         shard_full = self._shard_rows is not None and self._rows % self._shard_rows == 0
-        group_rows = _EMBED_GROUP_ROWS if self._embed else _PATH_GROUP_ROWS
+        group_rows = GROUP_ROWS_EMBEDDED if self._embed else GROUP_ROWS
         try:
-            if shard_full or len(self._buffer) >= group_rows or self._buffer_bytes >= _EMBED_GROUP_BYTES:
+            if shard_full or len(self._buffer) >= group_rows or self._buffer_bytes >= GROUP_BYTES:
                 self._flush()
             if shard_full:
                 self._close_shard()
@@ -140,14 +140,10 @@ class RowWriter:
 
     def _open_shard(self) -> None:
         path = self.out.with_name(f".{self.out.stem}-{len(self._partials):05d}{self._suffix}.partial")
-        file = _open_locked(path, self.out)
-        self._partials.append((path, file))
+        self._partials.append((path, file := _open_locked(path, self.out)))
         self._is_open = True
         if self._suffix == ".parquet":
-            # statistics and dictionaries of image bytes would hold whole images, and JPEG does not compress further
-            options: dict[str, Any] = {"compression": "none" if self._embed else "zstd"}
-            options |= {"use_dictionary": not self._embed, "write_statistics": not self._embed}
-            self._parquet = pq.ParquetWriter(file, self._schema, **options)
+            self._parquet = open_parquet_writer(file, self._schema, embed=self._embed)
 
     def _flush(self) -> None:
         if not self._buffer:

@@ -1,8 +1,4 @@
-"""A row (one question about one image), and the reader of files of rows.
-
-Pipeline of a row: `images.prepare_image` -> `images.in_upright_frame` -> `Target` -> `Row` -> `row_writer.RowWriter`,
-in one of the layouts of `row_layouts`. `tools.doctor` checks the result, or any other file, before a training run.
-"""
+"""A row (one question about one image), and the reader of files of rows."""
 
 from __future__ import annotations
 
@@ -37,11 +33,9 @@ class Row:
 
     Attributes:
         question: the user's turn without "<image>", which the writer puts first.
-        target: ground truth, in the frame of `image.size_wh`.
         image_id, file_name, source_ann: its origin (`source_ann`: JSON).
 
-    Raises:
-        RowError: a placeholder of verl in the question, or a target with another size than the image.
+    Raises `RowError`: a placeholder of verl in the question, or a target with another size than the image.
     """
 
     data_source: str
@@ -63,21 +57,16 @@ class Row:
             raise RowError("target of another size", f"{reason}, the image has {self.image.size_wh}")
 
 
-# ------------------------------------------------------------------------------------------------ reader
-
-
 def read_rows(
     path: str | Path, *, columns: Sequence[str] | None = None, batch_rows: int = 1000
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file as dictionaries, with one row group in memory at a time.
 
     Args:
-        path: the file.
         columns: top-level columns to read; None reads all, including image bytes.
         batch_rows: rows in memory as Python objects.
 
-    Raises:
-        RowsError: missing or corrupt file, not a parquet file, or a missing column.
+    Raises `RowsError`: missing or corrupt file, not a parquet file, or a missing column.
     """
     with open_parquet(path) as parquet, _parquet_errors(path):
         missing = [name for name in columns or () if name not in parquet.schema_arrow.names]
@@ -89,28 +78,17 @@ def read_rows(
 
 
 def target_of(row: Mapping[str, Any]) -> Target:
-    """Read the ground truth of a row of `read_rows`.
-
-    Raises:
-        TargetError: it is missing, or not in the format of `Target.to_json`.
-    """
+    """Read the ground truth of a row of `read_rows`; `TargetError` if it is missing, or no `Target.to_json`."""
     truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], Mapping) else None
     if truth is None:
         raise TargetError(f"{TRUTH_KEY} is null")
     if not isinstance(truth, str):
         raise TargetError(f"{TRUTH_KEY} {str(truth)[:120]!r} is of type {type(truth).__name__}: needs a JSON text")
-    try:
-        return Target.from_json(truth)
-    except TargetError as error:
-        raise TargetError(f"{TRUTH_KEY}{str(error).removeprefix('ground truth')}") from None
+    return Target.from_json(truth, TRUTH_KEY)
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """Open a parquet file and read its footer.
-
-    Raises:
-        RowsError: a folder, a missing file, or not a parquet file.
-    """
+    """Open a parquet file and read its footer; `RowsError` for a folder, a missing file, or not a parquet file."""
     path = Path(path)
     if path.is_dir():
         raise RowsError(f"{path}: is a folder; name its parquet files (verl takes no folder)")

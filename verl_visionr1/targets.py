@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import Any, cast
 
 import msgspec
@@ -100,10 +101,9 @@ class Target(
             ("choices", _texts("choices", self.choices)),
         ):
             msgspec.structs.force_setattr(self, field, value)
-        if self.count is not None:
-            msgspec.structs.force_setattr(self, "count", _count(self.count))
-        if self.image is not None:
-            msgspec.structs.force_setattr(self, "image", _count(self.image, "image"))
+        for field in ("count", "image"):
+            if (number := getattr(self, field)) is not None:
+                msgspec.structs.force_setattr(self, field, _count(number, field))
         self._check_objects()
         self._check_answer()
 
@@ -155,8 +155,11 @@ class Target(
         return _ENCODER.encode(self).decode()
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Target:
+    def from_json(cls, text: str | bytes, key: str = "ground truth") -> Target:
         """Read the JSON of `to_json`.
+
+        Args:
+            key: name of the text, for messages.
 
         Raises:
             TargetError: not JSON, an unknown or missing field, or an invalid value.
@@ -165,7 +168,7 @@ class Target(
             return _DECODER.decode(text)
         except (msgspec.DecodeError, UnicodeError) as error:  # ValidationError is a DecodeError
             shown = f"{text[:120]!r}..." if len(text) > 120 else repr(text)
-            raise TargetError(f"ground truth {shown}: {error}") from error
+            raise TargetError(f"{key} {shown}: {error}") from error
 
 
 read_target = lru_cache(maxsize=8192)(Target.from_json)
@@ -215,21 +218,12 @@ def _normalize_word(word: str, fold_case: bool) -> str:
 
 
 def _has_few_marks(word: str) -> bool:
-    n_marks = 0
-    for char in word:
-        n_marks = n_marks + 1 if unicodedata.combining(char) else 0
-        if n_marks > MAX_MARKS:
-            return False
-    return True
+    runs = (len(list(run)) for is_mark, run in groupby(word, lambda char: unicodedata.combining(char) > 0) if is_mark)
+    return max(runs, default=0) <= MAX_MARKS
 
 
-def normalize_label(label: str) -> str:
-    """Normalize a label for comparison: without case, surplus blanks and differences of Unicode form.
-
-    >>> normalize_label("  Traffic   Light ")
-    'traffic light'
-    """
-    return normalize_text(label)
+normalize_label = normalize_text
+"""Normalize a label for comparison, as `normalize_text`."""
 
 
 @lru_cache(maxsize=4096)
@@ -247,13 +241,22 @@ def _size(value: Any, *, allow_none: bool) -> tuple[int, int]:
     return width, height
 
 
-def _count(value: Any, field: str = "count") -> int:
+def _count(value: Any, field: str) -> int:
     try:
         if not isinstance(value, bool) and (count := operator.index(value)) >= 0:
             return count
     except TypeError:
         pass
     raise TargetError(f"{field} = {value!r}: needs a whole number of at least 0")
+
+
+def _many(field: str, values: Any, what: str) -> tuple[Any, ...]:
+    try:
+        if not isinstance(values, str | bytes):
+            return tuple(values)
+    except TypeError:
+        pass
+    raise TargetError(f"{field} = {values!r}: needs a list of {what}")
 
 
 def _texts(field: str, values: Any) -> tuple[str, ...]:
@@ -272,15 +275,6 @@ def _boxes(field: str, values: Any, size_wh: tuple[int, int]) -> Boxes:
     return tuple([_box(f"{field}[{i}]", value, size_wh) for i, value in enumerate(_many(field, values, "boxes"))])
 
 
-def _many(field: str, values: Any, what: str) -> tuple[Any, ...]:
-    try:
-        if not isinstance(values, str | bytes):
-            return tuple(values)
-    except TypeError:
-        pass
-    raise TargetError(f"{field} = {values!r}: needs a list of {what}")
-
-
 def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     try:
         x1, y1, x2, y2 = map(_number, value)
@@ -292,26 +286,9 @@ def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     if not (x1 < x2 and y1 < y2):
         raise TargetError(f"{where} = {box}: needs x1 < x2 and y1 < y2")
     if x1 < -1 or y1 < -1 or x2 > size_wh[0] + 1 or y2 > size_wh[1] + 1:
-        raise TargetError(
-            f"{where} = {box}: reaches outside the image of size_wh {size_wh}; clip it, or correct size_wh"
-        )
+        advice = "clip it, or correct size_wh"
+        raise TargetError(f"{where} = {box}: reaches outside the image of size_wh {size_wh}; {advice}")
     return box
-
-
-def _masks(field: str, values: Any, size_wh: tuple[int, int]) -> tuple[Mask, ...]:
-    masks = tuple([_mask(f"{field}[{i}]", value) for i, value in enumerate(_many(field, values, "masks"))])
-    for i, mask in enumerate(masks):
-        if mask.size_wh not in (None, size_wh):
-            raise TargetError(f"{field}[{i}] is for an image of size_wh {mask.size_wh}, this one has {size_wh}")
-        _box(f"{field}[{i}], whose bounds are", bounds_xyxy(mask), size_wh)
-    return masks
-
-
-def _mask(where: str, value: Any) -> Mask:
-    try:
-        return value if isinstance(value, Mask) else msgspec.convert(value, Mask)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise TargetError(f"{where} = {str(value)[:80]}: needs polygons, or size_hw and counts ({error})") from None
 
 
 def _points(field: str, values: Any, size_wh: tuple[int, int]) -> Points:
@@ -326,6 +303,22 @@ def _point(where: str, value: Any, size_wh: tuple[int, int]) -> tuple[float, flo
     if not (-1 <= x <= size_wh[0] + 1 and -1 <= y <= size_wh[1] + 1):  # nan fails too
         raise TargetError(f"{where} = {(x, y)}: outside the image of size_wh {size_wh}")
     return x, y
+
+
+def _masks(field: str, values: Any, size_wh: tuple[int, int]) -> tuple[Mask, ...]:
+    masks: list[Mask] = []
+    for i, value in enumerate(_many(field, values, "masks")):
+        where = f"{field}[{i}]"
+        try:
+            mask = value if isinstance(value, Mask) else msgspec.convert(value, Mask)
+        except (msgspec.ValidationError, ValueError) as error:
+            needed = f"needs polygons, or size_hw and counts ({error})"
+            raise TargetError(f"{where} = {str(value)[:80]}: {needed}") from None
+        if mask.size_wh not in (None, size_wh):
+            raise TargetError(f"{where} is for an image of size_wh {mask.size_wh}, this one has {size_wh}")
+        _box(f"{where}, whose bounds are", bounds_xyxy(mask), size_wh)
+        masks.append(mask)
+    return tuple(masks)
 
 
 def _number(value: Any) -> float:

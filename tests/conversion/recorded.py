@@ -19,8 +19,7 @@ COLUMNS = ("image=image", "phrase=text", "boxes=boxes")
 
 
 def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, Any]], Report]:
-    path = write_jsonl(folder / "a.jsonl", rows)
-    return converted(path, **options)
+    return converted(write_jsonl(folder / "a.jsonl", rows), **options)
 
 
 def converted(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Report]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import mentions
 from some_items import WH, Options, item
 
 from verl_visionr1.conversion.identity import Exclusion, identity_of_name, read_exclusion
@@ -29,18 +30,10 @@ def made(changes: dict[str, Any], size: tuple[int, int] = WH, orientation: int =
     return row.target, ledger
 
 
-@pytest.mark.parametrize(
-    ("whole_wh", "box"),
-    [
-        (None, (50, 25, 100, 50)),
-        ((1, 1), (0.25, 0.25, 0.5, 0.5)),
-        ((100, 100), (25, 25, 50, 50)),
-        ((1000, 1000), (250, 250, 500, 500)),
-        ((840, 840), (210, 210, 420, 420)),
-    ],
-)
-def test_units_become_pixels(whole_wh: tuple[float, float] | None, box: tuple[float, ...]) -> None:
-    target, _ = made({"boxes_xyxy": [box], "labels": ["cat"], "whole_wh": whole_wh})
+@pytest.mark.parametrize("whole_wh", [(200, 100), (1, 1), (100, 100), (840, 840)])
+def test_units_become_pixels(whole_wh: tuple[float, float]) -> None:
+    w, h = whole_wh
+    target, _ = made({"boxes_xyxy": [(w / 4, h / 4, w / 2, h / 2)], "labels": ["cat"], "whole_wh": whole_wh})
     assert target.boxes_xyxy == ((50, 25, 100, 50),)
 
 
@@ -52,11 +45,8 @@ def test_boxes_and_points_turn_with_their_image() -> None:
     assert target.points_xy == ((160, 20),)
 
 
-def test_frame_of_a_turned_image_without_a_size_is_unknown() -> None:
-    with pytest.raises(RowError, match=r"a\.json: entry 3: .*EXIF orientation 6"):
-        made({}, orientation=6)
-    target, _ = made({"task": "counting", "count": 2}, orientation=6)  # without geometry nothing can be wrong
-    assert target.count == 2
+def test_a_turned_image_without_geometry_needs_no_size() -> None:
+    assert made({"task": "counting", "count": 2}, orientation=6)[0].count == 2
 
 
 def test_boxes_are_clipped_rounded_sorted_and_named_once() -> None:
@@ -79,37 +69,37 @@ def test_masks_stay_with_their_boxes() -> None:
     changes = {"task": "pointing", "boxes_xyxy": boxes, "labels": ["cat"] * 2, "masks": masks}
     target, _ = made(changes)
     assert [mask.polygons[0][0] for mask in target.masks] == [box[0] for box in target.boxes_xyxy] == [10, 50]
-    with pytest.raises(RowError, match="EXIF orientation 3"):
+    with pytest.raises(RowError) as caught:
         made({**changes, "annotated_wh": WH}, orientation=3)
+    assert (caught.value.kind, mentions(caught.value, "orientation 3")) == ("turned masks", True)
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "message"),
+    ("changes", "kind", "values"),
     [
-        ({"boxes_xyxy": [(1, 2, 3)]}, "box malformed", r"a.json: entry 3: box 0 = \[1, 2, 3\]"),
-        ({"boxes_xyxy": [(1, 2, 3, float("nan"))]}, "box malformed", "nan"),
-        ({"boxes_xyxy": [(1, 2, 3, 10**400)]}, "box malformed", r"\[1, 2, 3, 1000"),
-        ({"boxes_xyxy": [(1, 2, "3", 4)]}, "box malformed", "'3'"),
-        ({"boxes_xyxy": [(9, 2, 3, 4)]}, "box without extent", r"box = \[9"),
-        ({"boxes_xyxy": [(1, 2, 1.004, 4)]}, "box without extent", r"1\.004"),
-        ({"boxes_xyxy": [(300, 2, 310, 4)]}, "box outside its image", r"\(200, 100\)"),
-        (
-            {"points_xy": [(300, 2)], "task": "pointing"},
-            "point outside its image",
-            r"point = \[300.*\(200, 100\)",
-        ),
-        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": ["a", "b"]}, "lists differ in length", "2, 1, 0, 0 entries"),
-        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable ground truth", r"labels\[0\] = ' '"),
-        ({"annotated_wh": (100, 100)}, "annotated size differs", r"size_wh \(100, 100\)"),
-        ({"phrases": ("<image>",)}, "placeholder in the question", "holds <image>"),
-        ({"task": "counting", "count": -1}, "no usable ground truth", "count = -1"),
+        ({"boxes_xyxy": [(1, 2, 3)]}, "box malformed", ("box 0 = [1, 2, 3]",)),
+        ({"boxes_xyxy": [(1, 2, 3, float("nan"))]}, "box malformed", ("nan",)),
+        ({"boxes_xyxy": [(1, 2, 3, 10**400)]}, "box malformed", ("[1, 2, 3, 1000",)),
+        ({"boxes_xyxy": [(1, 2, "3", 4)]}, "box malformed", ("'3'",)),
+        ({"boxes_xyxy": [(9, 2, 3, 4)]}, "box without extent", ("box = [9",)),
+        ({"boxes_xyxy": [(1, 2, 1.004, 4)]}, "box without extent", ("1.004",)),
+        ({"boxes_xyxy": [(300, 2, 310, 4)]}, "box outside its image", ((200, 100),)),
+        ({"points_xy": [(300, 2)], "task": "pointing"}, "point outside its image", ("point = [300", (200, 100))),
+        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": ["a", "b"]}, "lists differ in length", ("2, 1, 0, 0",)),
+        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable ground truth", ("labels[0] = ' '",)),
+        ({"annotated_wh": (100, 100)}, "annotated size differs", ((100, 100),)),
+        ({"phrases": ("<image>",)}, "placeholder in the question", ("<image>",)),
+        ({"task": "counting", "count": -1}, "no usable ground truth", ("count = -1",)),
+        ({"orientation": 6}, "frame unknown", ("EXIF orientation 6",)),
     ],
 )
-def test_bad_items_say_where_and_what(changes: dict[str, Any], kind: str, message: str) -> None:
-    with pytest.raises(RowError, match=message) as caught:
-        made({"labels": ["cat"], **changes})
+def test_bad_items_say_where_and_what(changes: dict[str, Any], kind: str, values: tuple[object, ...]) -> None:
+    changes = {"labels": ["cat"], **changes}
+    orientation = changes.pop("orientation", 1)
+    with pytest.raises(RowError) as caught:
+        made(changes, orientation=orientation)
     assert caught.value.kind == kind
-    assert str(caught.value).startswith("a.json: entry 3: ")
+    assert mentions(caught.value, "a.json: entry 3: ", *values)
 
 
 def test_questions() -> None:
@@ -120,10 +110,13 @@ def test_questions() -> None:
     assert ask(Options(prompt_template="{phrases} Say it."), question="How many?") == "How many? Say it."
     assert ask(Options(), prompt="To the letter.") == "To the letter."
     assert ask(Options(), task="text", question="Why?", answer="so") == "Why? Answer with the final answer alone."
-    with pytest.raises(RowsError, match=r"--answer-format internvl: .*qwen-json"):
-        ask(Options(answer_format="internvl"), question="Where is it?")
-    with pytest.raises(RowsError, match=r"--answer-format count: .*grounding"):
-        ask(Options(answer_format="count"))
+    for options, changes, values in (
+        ({"answer_format": "internvl"}, {"question": "Where is it?"}, ("--answer-format internvl: ", "qwen-json")),
+        ({"answer_format": "count"}, {}, ("--answer-format count: ", "grounding")),
+    ):
+        with pytest.raises(RowsError) as caught:
+            ask(Options(**options), **changes)
+        assert mentions(caught.value, *values)
 
 
 @given(st.lists(st.floats(-50, 250), min_size=4, max_size=4))
@@ -153,13 +146,12 @@ def ids(chosen: Iterable[Item]) -> list[int]:
 
 def test_limit_draws_evenly_by_seed_and_keeps_the_order() -> None:
     seen: Counter[int] = Counter()
-    for seed in range(300):
+    for seed in range(200):
         drawn = ids(selected(items_of(40), Options(limit=10, seed=seed), Ledger()))
         assert len(drawn) == 10
         assert drawn == sorted(drawn) == ids(selected(items_of(40), Options(limit=10, seed=seed), Ledger()))
         seen.update(drawn)
-    assert min(seen.values()) > 40
-    assert max(seen.values()) < 115  # 75 are expected
+    assert 25 < min(seen.values()) <= max(seen.values()) < 80  # 50 are expected
     ledger = Ledger()
     assert len(ids(selected(items_of(40), Options(limit=10), ledger))) == 10
     assert ledger.left_out == {"row over --limit": 30}
@@ -175,7 +167,7 @@ def test_share_of_negatives() -> None:
     assert ledger.notes["negatives missing: the data set has no more"] == 20
 
 
-@pytest.mark.parametrize("options", [{"limit": 5}, {"negatives": 0.1}, {"limit": 5, "negatives": 0.2}])
+@pytest.mark.parametrize("options", [{"limit": 5}, {"limit": 5, "negatives": 0.2}])
 def test_draws_hold_no_image_bytes(options: dict[str, Any]) -> None:
     """What is drawn comes back with its image, and rows of one image stay together."""
     alive: set[int] = set()
@@ -198,9 +190,9 @@ def test_draws_hold_no_image_bytes(options: dict[str, Any]) -> None:
 
     chosen = list(selected(embedded(), Options(**options), Ledger()))
     assert most <= 3
-    for it in chosen:
-        assert isinstance(it.image, EmbeddedImage)
-        assert it.image.data.decode() == it.image_id
+    assert [it.image.data.decode() for it in chosen if isinstance(it.image, EmbeddedImage)] == list(
+        map(str, ids(chosen))
+    )
     assert ids(chosen) == sorted(ids(chosen))
 
 
@@ -212,23 +204,16 @@ def test_large_answers_are_left_out() -> None:
     assert ledger.left_out == {too_many.format("grounding"): 1, too_many.format("counting"): 1}
 
 
-@pytest.mark.parametrize(
-    ("name", "identity"),
-    [
-        ("COCO_train2014_000000581857.jpg", "coco:581857"),
-        ("train2014/COCO_train2014_000000581857_16.jpg", "coco:581857"),
-        ("http://images.cocodataset.org/train2017/000000000139.jpg", "coco:139"),
-        ("000000000139.jpg", "coco:139"),
-        ("VG_100K/107.jpg", "vg:107"),
-        ("107.jpg", None),
-        ("train2017/000001.jpg", None),
-        ("val2014/139.jpg", None),
-        ("IMG_139.jpg", None),
-        ("2007_000027.jpg", None),
-    ],
-)
-def test_identities(name: str, identity: str | None) -> None:
-    assert identity_of_name(name) == identity
+def test_identities() -> None:
+    names = {
+        "COCO_train2014_000000581857.jpg": "coco:581857",
+        "train2014/COCO_train2014_000000581857_16.jpg": "coco:581857",
+        "http://images.cocodataset.org/train2017/000000000139.jpg": "coco:139",
+        "000000000139.jpg": "coco:139",
+        "VG_100K/107.jpg": "vg:107",
+    }
+    others = ("107.jpg", "train2017/000001.jpg", "val2014/139.jpg", "IMG_139.jpg", "2007_000027.jpg")
+    assert {name: identity_of_name(name) for name in (*names, *others)} == {**names, **dict.fromkeys(others)}
 
 
 def test_exclusion_by_identity_reaches_every_collection(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from recorded import BOX, NAME, PICTURE, convert, converted
+from refused import mentions
 from scene_sets.base import prompt, target
 from scene_sets.frameworks import VISUAL_RFT
 from scene_sets.row_files import write_parquet
@@ -48,9 +49,7 @@ JSON_MIXED = '[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"label": "<ref-obj
         ("Find <ref-object> and <ref-object>", "<bbox><bbox>", ["cat", "dog"], ["cat", "dog"], "detection"),
         ("Describe it", "<ref-object><bbox> and <ref-object><bbox>", ["cat", "dog"], ["cat", "dog"], "detection"),
         ("Describe it", "<ref-object><bbox><bbox>, no <ref-object>", ["cat", "dog"], ["cat", "cat"], "detection"),
-        ("Find <ref-object>", "<ref-object><bbox><bbox>", ["cat", "cat"], ["cat", "cat"], "grounding"),
         ("Find the <ref-object>", QWEN_JSON, ["cat", "cat", "cat"], ["cat", "cat"], "grounding"),
-        ("Find everything", QWEN_JSON, ["cat", "dog"], ["cat", "dog"], "detection"),
         ("Find <ref-object>, <ref-object>", QWEN_JSON, ["dog", "cat", "cat", "dog"], ["cat", "dog"], "detection"),
         ("Find everything", JSON_LABEL_FIRST, ["cat", "dog"], ["cat", "dog"], "detection"),
         ("Find everything", JSON_MIXED, ["cat", "dog"], ["cat", "dog"], "detection"),
@@ -71,10 +70,10 @@ def test_ms_swift_pairs(
 def test_ms_swift_labels_that_the_answer_writes_out(refs: dict[str, Any], tmp_path: Path) -> None:
     answer = QWEN_JSON.replace("}\n\t{", "},\n{").replace("<ref-object>", "cat", 1).replace("<ref-object>", "dog", 1)
     (found,), _ = convert(tmp_path, swift("Find all", answer, {**refs, "bbox": BOTH}), preset="ms-swift")
-    truth = target(found)
-    assert (truth.labels, truth.boxes_xyxy) == (("cat", "dog"), (BOX, OTHER))
-    with pytest.raises(RowError, match=r"2 labels .*1 bbox"):
+    assert (target(found).labels, target(found).boxes_xyxy) == (("cat", "dog"), (BOX, OTHER))
+    with pytest.raises(RowError) as caught:
         convert(tmp_path, swift("Find all", answer, {**refs, "bbox": BOTH[:1]}), preset="ms-swift")
+    assert caught.value.kind == "box without a phrase"
 
 
 def test_ms_swift_questions(tmp_path: Path) -> None:
@@ -95,25 +94,8 @@ def test_ms_swift_questions(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        (swift("<ref-object>, <ref-object>", "<bbox>" * 3, {"ref": ["a", "b"], "bbox": [*BOTH, [5, 6, 7, 8]]}),
-         "objects have 2 ref and 3 bbox"),
-        (swift("Find <ref-object>", QWEN_JSON, {"ref": ["a"], "bbox": BOTH}),
-         "3 <ref-object> in the messages, and 1 ref in objects"),
-        (swift("Find", QWEN_JSON, {"ref": ["a", "b"], "bbox": [*BOTH, list(BOX)]}), "2 ref and 3 bbox"),
-        (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX)], "bbox_type": "norm1000"}),
-         "'norm1000'.*bbox_type real or norm1"),
-        (swift("Find", "<bbox>", [list(BOX)]), "needs lists ref and bbox"),
-        (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX)], "bbox_type": []}), "needs lists ref and bbox"),
-        (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX), [1, 2]]}), "needs all boxes, or all points"),
-        ({"messages": "Find"}, "messages Find"),
-    ],
-)  # fmt: skip
-def test_ms_swift_errors(made: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(RowError, match=message):
-        convert(tmp_path, made, preset="ms-swift")
+def box_objects(**changes: Any) -> dict[str, Any]:
+    return {"ref": ["a"], "bbox": [list(BOX)], **changes}
 
 
 def rft(solution: Any, problem: str | None = None) -> dict[str, Any]:
@@ -142,25 +124,6 @@ def test_visual_rft(tmp_path: Path) -> None:
     assert prompt(kept[0]) == VISUAL_RFT.format("hot dog")
 
 
-@pytest.mark.parametrize(
-    "solution",
-    [
-        "[{'Position': __import__('os').system('true')}]",
-        "[{'Position': [1, 2, 3, 4 * 10]}]",
-        "[{'Position': " + "(" * 5000,
-        "[{'Position': " + "[" * 40_000 + "]" * 40_000 + "}]",
-    ],
-)
-def test_literals_are_never_run(solution: str, tmp_path: Path) -> None:
-    with pytest.raises(RowError, match="has coordinates"):
-        convert(tmp_path, rft(f"<answer>{solution}</answer>"), preset="visual-rft")
-
-
-def test_long_literals_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RowError, match="100001"):
-        convert(tmp_path, rft("1" * 100_001), preset="visual-rft")
-
-
 def test_seg_zero_keeps_the_warped_image(tmp_path: Path) -> None:
     """Its image and its boxes are both on 840 x 840: they fit each other, only the aspect is lost."""
     PICTURE.image().resize((840, 840)).save(tmp_path / "warped.png")
@@ -175,8 +138,6 @@ def test_seg_zero_keeps_the_warped_image(tmp_path: Path) -> None:
     assert report.ledger.notes["point beside a box: box used"] == 1
     (found,), _ = convert(tmp_path, {**made, "image": NAME}, preset="seg-zero")  # the original image
     assert target(found).boxes_xyxy == ((16, 12, 80, 60),)
-    with pytest.raises(RowError, match="solution 'left' "):
-        convert(tmp_path, {**made, "solution": "left"}, preset="seg-zero")
 
 
 def test_r1_v(tmp_path: Path) -> None:
@@ -201,20 +162,6 @@ def test_easyr1(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", [easy(images=[(tmp_path / NAME).read_bytes()])])
     (found,), _ = converted(path, preset="easyr1", keep_prompts=True)
     assert prompt(found) == "Find x."
-    with pytest.raises(RowError, match="2 images"):
-        convert(tmp_path, easy(images=[NAME, NAME]), preset="easyr1")
-    with pytest.raises(RowError, match="problem is 'None'"):
-        convert(tmp_path, easy(problem=None), preset="easyr1")
-    with pytest.raises(RowsError, match="--box-format"):
-        convert(tmp_path, easy(answer=json.dumps([{"bbox_2d": list(BOX)}])), preset="easyr1")
-
-
-def test_easyr1_reads_images_below_a_given_folder(tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / "elsewhere" / "sub", "c.png")
-    (found,), _ = convert(tmp_path, easy(images=["sub/c.png"]), preset="easyr1", images_dir=tmp_path / "elsewhere")
-    assert found["images"] == [str(tmp_path / "elsewhere" / "sub" / "c.png")]
-    with pytest.raises(RowsError, match=r"none: .*--images-dir"):
-        convert(tmp_path, easy(), preset="easyr1", images_dir=tmp_path / "none")
 
 
 def gui(place: Any, **changes: Any) -> dict[str, Any]:
@@ -241,19 +188,11 @@ def test_gui_r1(tmp_path: Path) -> None:
     assert sum(report.ledger.left_out.values()) == 2
     found, _ = convert(tmp_path, *rows, preset="gui-r1", answer_format="qwen-points")
     assert ANSWER_FORMATS["qwen-points"].then in prompt(found[0])
-    with pytest.raises(RowError, match=r"gt_bbox \[1, 2, 3\]"):
-        convert(tmp_path, gui([1, 2, 3]), preset="gui-r1")
-    with pytest.raises(RowsError, match="outside the image"):
-        convert(tmp_path, gui([40, 60, 80, 110]), preset="gui-r1")
 
 
-def test_rex_thinker(tmp_path: Path) -> None:
-    made = {"image_name": NAME, "referring": "the cat", "ans": [list(BOX)], "category": "cat", "candidate_boxes": []}
-    found, _ = convert(tmp_path, made, {**made, "ans": []}, preset="rex-thinker")
-    assert [target(it).boxes_xyxy for it in found] == [(BOX,), ()]
-    path = write_parquet(tmp_path / "a.parquet", [{"images": [b"1"], "problem": "p", "answer": "[]"}])
-    with pytest.raises(RowError, match="no image_name: "):
-        converted(path, preset="rex-thinker")
+def test_rex_thinker_without_an_object(tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, {"image_name": NAME, "referring": "the cat", "ans": None}, preset="rex-thinker")
+    assert target(found).boxes_xyxy == ()
 
 
 def test_llamafactory(tmp_path: Path) -> None:
@@ -263,3 +202,37 @@ def test_llamafactory(tmp_path: Path) -> None:
     found, report = convert(tmp_path, made, {**openai, "images": [NAME]}, preset="llamafactory")
     assert [target(it).answer for it in found] == ["a cat", "so"]
     assert report.ledger.notes["system prompt dropped"] == 1
+
+
+REFUSED = {
+    "phrases and boxes": ("ms-swift", swift("<ref-object>, <ref-object>", "<bbox>" * 3,
+        {"ref": ["a", "b"], "bbox": [*BOTH, [5, 6, 7, 8]]}), ("2 ref", "3 bbox")),
+    "too few phrases": ("ms-swift", swift("Find <ref-object>", QWEN_JSON, {"ref": ["a"], "bbox": BOTH}),
+        ("3 <ref-object>", "1 ref")),
+    "too many boxes": ("ms-swift", swift("Find", QWEN_JSON, {"ref": ["a", "b"], "bbox": [*BOTH, list(BOX)]}),
+        ("2 ref", "3 bbox")),
+    "unknown unit": ("ms-swift", swift("Find", "<bbox>", box_objects(bbox_type="norm1000")), ("'norm1000'", "norm1")),
+    "unit of no text": ("ms-swift", swift("Find", "<bbox>", box_objects(bbox_type=[])), ("ref", "bbox")),
+    "list of boxes": ("ms-swift", swift("Find", "<bbox>", [list(BOX)]), ("ref", "bbox")),
+    "box and point": ("ms-swift", swift("Find", "<bbox>", box_objects(bbox=[list(BOX), [1, 2]])), ("[1, 2]",)),
+    "no turns": ("ms-swift", {"messages": "Find"}, ("messages Find",)),
+    "code": ("visual-rft", rft("<answer>[{'Position': __import__('os').system('true')}]</answer>"), ("import",)),
+    "product": ("visual-rft", rft("<answer>[{'Position': [1, 2, 3, 4 * 10]}]</answer>"), ("4 * 10",)),
+    "brackets": ("visual-rft", rft(f"<answer>[{{'Position': {'(' * 5000}</answer>"), ("Position",)),
+    "nested": ("visual-rft", rft(f"<answer>[{{'Position': {'[' * 40_000}{']' * 40_000}}}]</answer>"), ("Position",)),
+    "long": ("visual-rft", rft("1" * 100_001), ("100001",)),
+    "words": ("seg-zero", {"image": NAME, "problem": "the cat", "solution": "left"}, ("'left'",)),
+    "two images": ("easyr1", easy(images=[NAME, NAME]), ("2 images",)),
+    "no problem": ("easyr1", easy(problem=None), ("'None'",)),
+    "no box format": ("easyr1", easy(answer=json.dumps([{"bbox_2d": list(BOX)}])), ("--box-format",)),
+    "three numbers": ("gui-r1", gui([1, 2, 3]), ("[1, 2, 3]",)),
+    "pixels": ("gui-r1", gui([40, 60, 80, 110]), ("(160, 120)",)),
+    "no image name": ("rex-thinker", {"images": [NAME], "problem": "p", "answer": "[]"}, ("image_name",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "bad", "values"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(preset: str, bad: dict[str, Any], values: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(RowsError) as caught:
+        convert(tmp_path, bad, preset=preset)
+    assert mentions(caught.value, "a.jsonl", *values)

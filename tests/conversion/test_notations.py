@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scene_sets.base import pictures, rows_in
+from recorded import NAME, PICTURE
+from recorded import convert as convert_records
+from refused import mentions
+from scene_sets.base import pictures, rows_in, target
 
-from verl_visionr1.conversion.datasets import records, vlm_r1
+from verl_visionr1.conversion.datasets import vlm_r1
 from verl_visionr1.conversion.records.solutions import read_solution
 from verl_visionr1.files import RowError
-from verl_visionr1.targets import Target
 
 BOX = [10.0, 20.0, 30.0, 40.0]
 READ = {  # answer -> labels
@@ -59,9 +62,9 @@ def test_boxes_are_read(answer: str, labels: list[str]) -> None:
 
 @pytest.mark.parametrize("answer", COORDINATES.values(), ids=COORDINATES)
 def test_coordinates_are_never_words(answer: str) -> None:
-    with pytest.raises(RowError, match="line 1") as caught:
+    with pytest.raises(RowError) as caught:
         read_solution(answer, "line 1")
-    assert caught.value.kind == "answer unreadable"
+    assert (caught.value.kind, mentions(caught.value, "line 1: ")) == ("answer unreadable", True)
 
 
 @pytest.mark.parametrize("answer", WORDS)
@@ -72,30 +75,26 @@ def test_words_are_words(answer: str) -> None:
 
 def test_corners_as_pairs_where_boxes_are_said(tmp_path: Path) -> None:
     """A matrix is an answer in words, but not of a file that is given a box format."""
-    pictures()[0].save(tmp_path)
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"image": pictures()[0].file_name, "q": "Which?", "a": "[[1, 2], [3, 4]]"}))
+    PICTURE.save(tmp_path)
+    made = {"image": NAME, "q": "Which?", "a": "[[1, 2], [3, 4]]"}
     columns = ["image=image", "question=q", "solution=a"]
-    report = records.convert(path, tmp_path / "o.parquet", records.Options(column=columns))
-    (row,) = rows_in(report)
-    assert Target.from_json(row["reward_model"]["ground_truth"]).answer == "[[1, 2], [3, 4]]"
-    with pytest.raises(RowError, match="line 1") as caught:
-        records.convert(path, tmp_path / "o.parquet", records.Options(column=columns, box_format="xyxy-abs"))
-    assert caught.value.kind == "answer unreadable"
+    (row,), _ = convert_records(tmp_path, made, column=columns)
+    assert target(row).answer == "[[1, 2], [3, 4]]"
+    with pytest.raises(RowError) as caught:
+        convert_records(tmp_path, made, column=columns, box_format="xyxy-abs")
+    assert (caught.value.kind, mentions(caught.value, "line 1")) == ("answer unreadable", True)
 
 
-@pytest.mark.parametrize("answer", ["<|box_start|>(10,20),(30,40)<|box_end|>", COORDINATES["quad"]])
-def test_conversations_of_vlm_r1(answer: str, tmp_path: Path) -> None:
+def test_conversations_of_vlm_r1(tmp_path: Path) -> None:
     pictures()[0].save(tmp_path)
-    turns = [{"from": "human", "value": "<image>Find the cat."}, {"from": "gpt", "value": answer}]
-    (tmp_path / "a.json").write_text(json.dumps([{"image": pictures()[0].file_name, "conversations": turns}]))
 
-    def convert() -> Target:
-        (row,) = rows_in(vlm_r1.convert(tmp_path / "a.json", tmp_path, tmp_path / "o.parquet"))
-        return Target.from_json(row["reward_model"]["ground_truth"])
+    def convert(answer: str) -> list[dict[str, Any]]:
+        turns = [{"from": "human", "value": "<image>Find the cat."}, {"from": "gpt", "value": answer}]
+        (tmp_path / "a.json").write_text(json.dumps([{"image": pictures()[0].file_name, "conversations": turns}]))
+        return rows_in(vlm_r1.convert(tmp_path / "a.json", tmp_path, tmp_path / "o.parquet"))
 
-    if answer in COORDINATES.values():
-        with pytest.raises(RowError, match="entry 0"):
-            convert()
-    else:
-        assert convert().boxes_xyxy == (tuple(BOX),)
+    (row,) = convert("<|box_start|>(10,20),(30,40)<|box_end|>")
+    assert target(row).boxes_xyxy == (tuple(BOX),)
+    with pytest.raises(RowError) as caught:
+        convert(COORDINATES["quad"])
+    assert (caught.value.kind, mentions(caught.value, "entry 0")) == ("answer unreadable", True)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from recorded import BOX, HEIGHT, NAME, PICTURE, WIDTH, convert, converted
-from refused import bad_entry
-from scene_sets.base import NAMES, prompt, target
+from refused import mentions
+from scene_sets.base import prompt, target
 from scene_sets.row_files import write_jsonl, write_parquet
 from scene_sets.tables import write_csv
 
@@ -30,38 +30,32 @@ def tf_row(label: str = "cat", corners: tuple[Any, ...] = BOX, name: str = NAME)
     return {**size, **dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))}
 
 
-def test_lines_of_one_image_belong_together(tmp_path: Path) -> None:
-    rows = [tf_row("cat"), tf_row("dog", name="b.png"), tf_row("dog", (1, 2, 30, 40))]
-    found, _ = converted(write_csv(tmp_path / "a.csv", rows), preset="tf-csv", task="detection")
-    assert [target(it).labels for it in found] == [("cat", "dog"), ("dog",)]
-    assert {target(it).categories for it in found} == {("cat", "dog")}
+PHRASES = ("image=filename", "width=width", "height=height", "phrase=class", "boxes=xmin,ymin,xmax,ymax")
 
 
-@pytest.mark.parametrize("how", ["tf-csv", "phrases"])
 @pytest.mark.parametrize(
-    ("file", "names"),
+    "options", [{"preset": "tf-csv", "task": "detection"}, {"column": PHRASES, "box_format": "xyxy-abs"}]
+)
+@pytest.mark.parametrize(
+    "names",
     [
-        (NAME, (NAME, f"./{NAME}", f"x/../{NAME}")),
-        (NAME, (NAME, f"images/{NAME}", f"D:\\images\\{NAME}")),
-        ("caf\u00e9.png", ("caf\u00e9.png", "cafe\u0301.png", "caf%C3%A9.png")),
+        (NAME, f"./{NAME}", f"images/{NAME}", f"D:\\images\\{NAME}"),
+        ("caf\u00e9.png", "cafe\u0301.png", "caf%C3%A9.png"),
     ],
 )
-def test_lines_of_one_image_under_several_names_belong_together(
-    file: str, names: tuple[str, ...], how: str, tmp_path: Path
-) -> None:
-    PICTURE.save(tmp_path, file)
+def test_lines_of_one_image_belong_together(names: tuple[str, ...], options: Any, tmp_path: Path) -> None:
+    PICTURE.save(tmp_path, names[0])
     rows = [tf_row(corners=(10 * i, 2, 10 * i + 8, 20), name=name) for i, name in enumerate(names)]
-    columns = ("image=filename", "width=width", "height=height", "phrase=class", "boxes=xmin,ymin,xmax,ymax")
-    options = {"preset": how, "task": "detection"} if how == "tf-csv" else {"column": columns, "box_format": "xyxy-abs"}
-    (found,), _ = converted(write_csv(tmp_path / "a.csv", rows), images_dir=tmp_path, **options)
-    assert [box[0] for box in target(found).boxes_xyxy] == [0, 10, 20]
+    rows.insert(1, tf_row(name="b.png"))
+    found, _ = converted(write_csv(tmp_path / "a.csv", rows), images_dir=tmp_path, **options)
+    lefts = [[box[0] for box in target(it).boxes_xyxy] for it in found]
+    assert lefts == [[10 * i for i in range(len(names))], [BOX[0]]]
 
 
 def test_images_of_one_end_of_their_names_are_not_put_together(tmp_path: Path) -> None:
     rows = [tf_row(name="cam1/b.png"), tf_row(corners=(1, 2, 30, 40), name="cam2/b.png")]
-    path = write_csv(tmp_path / "a.csv", rows)
     with pytest.raises(RowError) as caught:
-        converted(path, preset="tf-csv")
+        converted(write_csv(tmp_path / "a.csv", rows), preset="tf-csv")
     assert caught.value.kind == "two names of one image file"
 
 
@@ -81,8 +75,9 @@ def test_a_line_without_a_box_is_an_image_without_objects(tmp_path: Path) -> Non
 def test_what_has_a_bad_box_is_not_called_absent(corners: tuple[Any, ...], tmp_path: Path) -> None:
     rows = [tf_row("dog"), tf_row("cat", corners), tf_row("cat", name="b.png")]
     path = write_csv(tmp_path / "a.csv", rows)
-    with pytest.raises(RowError, match=r"line 3"):
+    with pytest.raises(RowError) as caught:
         converted(path, preset="tf-csv")
+    assert mentions(caught.value, "line 3")
     found, report = converted(path, preset="tf-csv", task="grounding", negatives=0.4, on_error="skip")
     assert sum(report.ledger.skipped.values()) == 1
     empty = [(target(it).categories, it["extra_info"]["file_name"]) for it in found if not target(it).boxes_xyxy]
@@ -93,20 +88,18 @@ def test_labels_that_are_numbers(tmp_path: Path) -> None:
     columns = ("image=image", "label=objects.category", "boxes=objects.bbox")
     made = {"image": NAME, "objects": {"bbox": [list(BOX)], "category": [1]}}
     options = {"column": columns, "box_format": "xyxy-abs", "task": "detection"}
-    with pytest.raises(RowError, match=r"line 1: label 1: .*--class-names"):
-        convert(tmp_path, made, **options)
-    with pytest.raises(RowError, match=r"label 7: .*--class-names"):
-        convert(tmp_path, {**made, "objects": {"bbox": [list(BOX)], "category": [7]}}, **options, class_names="cat,dog")
+    for category, class_names in ([1], None), ([7], "cat,dog"), (["bird"], "cat,dog"):
+        bad = {**made, "objects": {**made["objects"], "category": category}}
+        with pytest.raises(RowError) as caught:
+            convert(tmp_path, bad, **options, class_names=class_names)
+        assert mentions(caught.value, f"line 1: label {category[0]!r}", "--class-names")
     (found,), _ = convert(tmp_path, made, **options, class_names="cat, dog")
     assert (target(found).labels, target(found).categories) == (("dog",), ("cat", "dog"))
-    made["objects"]["category"] = ["bird"]
-    with pytest.raises(RowError, match=r"label 'bird': .*2 --class-names"):
-        convert(tmp_path, made, **options, class_names="cat,dog")
 
 
 def test_labels_and_boxes_of_different_number(tmp_path: Path) -> None:
     made = {"image": NAME, "l": ["cat"], "b": [list(BOX), [1, 2, 30, 40]]}
-    with pytest.raises(RowError, match=r"a\.jsonl: line 1: 1 labels .*2 boxes"):
+    with pytest.raises(RowError, match=r"a\.jsonl: line 1: 1 .*2"):
         convert(tmp_path, made, column=("image=image", "label=l", "boxes=b"), box_format="xyxy-abs")
 
 
@@ -123,25 +116,21 @@ def test_a_missing_image_costs_its_lines_only(tmp_path: Path) -> None:
 
 
 def test_lines_of_one_image_and_two_sizes(tmp_path: Path) -> None:
-    columns = ("image=filename", "width=width", "height=height", "phrase=class", "boxes=xmin,ymin,xmax,ymax")
     path = write_csv(tmp_path / "a.csv", [tf_row(), {**tf_row(), "width": 7}])
-    with pytest.raises(RowError, match=r"line 3: .*\(7, 120\).*\(160, 120\) .*a\.csv: line 2"):
-        converted(path, column=columns, box_format="xyxy-abs")
+    with pytest.raises(RowError) as caught:
+        converted(path, column=PHRASES, box_format="xyxy-abs")
+    assert mentions(caught.value, "line 3", (7, 120), (160, 120), "a.csv: line 2")
 
 
 def test_imagefolder_needs_a_format(tmp_path: Path) -> None:
     objects = {"bbox": [list(BOX)], "categories": ["cat"]}
     write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": NAME, "objects": objects}])
     out = tmp_path / "out.parquet"
-    with pytest.raises(RowsError, match="--box-format"):
+    with pytest.raises(RowsError) as caught:
         records.convert(tmp_path, out, records.Options(preset="imagefolder"))
+    assert mentions(caught.value, "metadata.jsonl: line 1", "--box-format")
     report = records.convert(tmp_path, out, records.Options(preset="imagefolder", box_format="xyxy-abs"))
     assert report.rows == {"detection": 1, "grounding": 1}
-
-
-def test_names_of_scenes_are_sorted() -> None:
-    """What `--class-names` of the scene sets rests on."""
-    assert list(NAMES) == sorted(NAMES)
 
 
 def embedded(number: int, **changes: Any) -> dict[str, Any]:
@@ -195,28 +184,21 @@ def test_tables_are_read_whatever_stands_between_their_fields(sign: str, tmp_pat
     assert (target(found).labels, target(found).boxes_xyxy) == (("a cat",), (BOX,))
 
 
-@pytest.mark.parametrize("corner", ["8,5", "8px", "left"])
-def test_a_table_of_bad_boxes_names_the_first(corner: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text(f'filename,class,xmin,ymin,xmax,ymax\n{NAME},cat,"{corner}",16,40,60\n')
-    columns = ("image=filename", "label=class", "boxes=xmin,ymin,xmax,ymax")
-    with pytest.raises(RowError, match=r"a\.csv: line 2: box") as caught:
-        converted(path, column=columns, box_format="xyxy-abs")
-    assert caught.value.kind == "box malformed"
+HEADER = "filename,class,xmin,ymin,xmax,ymax,width,height"
+LINE = f"{NAME},caf\u00e9,8,16,40,60,{WIDTH},{HEIGHT}"
+BAD_TABLES = {
+    "comma in a number": (LINE.replace(",8,", ',"8,5",'), "utf-8", ("a.csv: line 3: box", "8,5")),
+    "unit": (LINE.replace(",8,", ",8px,"), "utf-8", ("a.csv: line 3: box", "8px")),
+    "surplus field": (f"{LINE},98", "utf-8", ("a.csv: line 3: ", "'98'")),
+    "utf-16": (LINE, "utf-16", ("a.csv: ", "UTF-8")),
+    "latin-1": (LINE, "latin-1", ("a.csv: ", "UTF-8")),
+}
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_a_table_in_another_encoding_says_so(encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "encoding", "values"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_bad_tables(line: str, encoding: str, values: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(f"filename,class,xmin,ymin,xmax,ymax\n{NAME},caf\u00e9,8,16,40,60\n".encode(encoding))
-    with pytest.raises(RowsError, match="UTF-8"):
+    path.write_bytes(f"{HEADER}\n{LINE}\n{line}\n".encode(encoding))
+    with pytest.raises(RowsError) as caught:
         converted(path, preset="tf-csv")
-
-
-def test_lines_with_surplus_fields_are_bad_records(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    line = f"{NAME},cat,8,16,40,60,{WIDTH},{HEIGHT}"
-    path.write_text(f"filename,class,xmin,ymin,xmax,ymax,width,height\n{line}\n{line},98\n")
-    error, found, _ = bad_entry(converted, path, preset="tf-csv", task="detection")
-    assert str(error).startswith("a.csv: line 3: fields '98'")
-    assert (len(found), error.kind) == (1, "malformed entry")
+    assert mentions(caught.value, *values)

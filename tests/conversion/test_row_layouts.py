@@ -17,8 +17,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rows import read_rows
 from verl_visionr1.tools.doctor import check_parquet
 
-# framework -> its column of ground truth, that of the question, and how the question begins
-COLUMNS = {
+COLUMNS = {  # framework -> its column of ground truth, that of the question, and how the question begins
     "easyr1": ("answer", "problem", "<image>"),
     "ms-swift": ("solution", "messages", "<image>"),
     "trl": ("ground_truth", "prompt", ""),
@@ -49,7 +48,7 @@ def test_rows_of_each_framework(
 ) -> None:
     truth, question, beginning = COLUMNS[framework]
     expected = convert(source, tmp_path / "verl.parquet", task="all")
-    rows = convert(source, tmp_path / f"rows{suffix}", task="all", to=framework, **options)
+    rows = convert(source, out := tmp_path / f"rows{suffix}", task="all", to=framework, **options)
     assert len(rows) == len(expected)
     for row, ours in zip(rows, expected, strict=True):
         assert set(row) == SHARED | {truth, question}
@@ -67,6 +66,12 @@ def test_rows_of_each_framework(
         else:
             assert image == {"bytes": None, "path": path}
     assert len({row["extra_info"]["index"] for row in rows}) == len(rows)
+    assert doctor(out).exit_code == 0
+    if suffix == ".jsonl":
+        first, *others = out.read_text().splitlines()
+        out.write_text("\n".join([json.dumps({**json.loads(first), truth: "{}"}), *others]) + "\n")
+        (found,) = [group for group in json.loads(doctor(out).output)["found"] if group["severity"] == "error"]
+        assert [example["row"] for example in found["examples"]] == [1]
 
 
 @pytest.mark.parametrize("embed", [False, True])
@@ -122,27 +127,5 @@ def test_what_no_reader_has_is_refused(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_command(source: tuple[Path, Path], tmp_path: Path) -> None:
-    words = ["convert", "coco", *map(str, source), str(tmp_path / "a.jsonl"), "--to", "ms-swift", "--task", "grounding"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    first = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
-    assert json.loads(first["solution"])["task"] == first["ability"] == "grounding"
-
-
-@pytest.mark.parametrize(("suffix", "options"), KINDS, ids=["paths", "embedded", "jsonl"])
-@pytest.mark.parametrize("framework", COLUMNS)
-def test_the_doctor_reads_them(
-    framework: str, suffix: str, options: dict[str, Any], source: tuple[Path, Path], tmp_path: Path
-) -> None:
-    out = tmp_path / f"a{suffix}"
-    convert(source, out, task="both", to=framework, **options)
-    done = CliRunner().invoke(app, ["doctor", str(out), "--verl", "no"])
-    assert (done.exit_code, done.output) == (0, "")
-    truth, *_ = COLUMNS[framework]
-    if suffix == ".jsonl":
-        first, *others = out.read_text().splitlines()
-        out.write_text("\n".join([json.dumps({**json.loads(first), truth: "{}"}), *others]) + "\n")
-        done = CliRunner().invoke(app, ["doctor", str(out), "--verl", "no", "--json"])
-        (found,) = [group for group in json.loads(done.output)["found"] if group["severity"] == "error"]
-        assert [example["row"] for example in found["examples"]] == [1]
+def doctor(out: Path) -> Any:
+    return CliRunner().invoke(app, ["doctor", str(out), "--verl", "no", "--json"])

@@ -10,14 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from painted import BOX, STORED_WH, a_row, measured, painted, write
+from refused import mentions
 from scene_sets.base import exif
 
 from verl_visionr1.images import in_upright_frame, prepare_image
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
-from verl_visionr1.rows import PLACEHOLDERS, RowError, RowImage, RowsError, read_rows, target_of
+from verl_visionr1.rows import PLACEHOLDERS, RowError, RowsError, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -33,12 +32,9 @@ def test_schema_is_frozen() -> None:
         "reward_model": "struct<style: string, ground_truth: string>",
         "extra_info": f"struct<{info}>",
     }
-    for schema, images in (
-        (PATH_SCHEMA, "list<element: string>"),
-        (EMBED_SCHEMA, "list<element: struct<bytes: binary>>"),
-    ):
+    for schema, image in ((PATH_SCHEMA, "string"), (EMBED_SCHEMA, "struct<bytes: binary>")):
         found = {field.name: str(field.type).replace("item:", "element:") for field in schema}
-        assert found == {**common, "images": images}
+        assert found == {**common, "images": f"list<element: {image}>"}
 
 
 def test_row_as_written(tmp_path: Path) -> None:
@@ -67,46 +63,17 @@ def test_row_as_written(tmp_path: Path) -> None:
     assert json.loads(pq.read_schema(file).metadata[b"visionr1"]) == {"schema": 1, "made_by": "a test"}
 
 
-@pytest.mark.parametrize("placeholder", PLACEHOLDERS)
-def test_placeholder_in_a_question_is_refused(placeholder: str) -> None:
-    with pytest.raises(RowError, match=f"holds {placeholder}.*rename"):
-        a_row(question=f"Where is the {placeholder}?")
-
-
-def test_target_of_another_size_is_refused() -> None:
-    with pytest.raises(RowError, match=r"\(9, 9\).*\(160, 96\)"):
-        a_row(target=Target(task="detection", size_wh=(9, 9)))
-
-
-texts = st.text(min_size=1, max_size=8).filter(str.strip)
-numbers = st.floats(0, 100, allow_nan=False)
-
-
-@st.composite
-def targets(draw: st.DrawFn) -> Target:
-    def boxes(count: int) -> list[tuple[float, ...]]:
-        corners = [[sorted(draw(st.tuples(numbers, numbers))) for _ in "xy"] for _ in range(count)]
-        return [(x1, y1, x2, y2) for (x1, x2), (y1, y2) in corners if x1 < x2 and y1 < y2]
-
-    things = boxes(draw(st.integers(0, 3)))
-    return Target(
-        task=draw(st.sampled_from(["detection", "grounding"])),
-        size_wh=(100, 100),
-        boxes_xyxy=things,
-        labels=draw(st.lists(texts, min_size=len(things), max_size=len(things))),
-        categories=draw(st.lists(texts, max_size=3)),
-        ignore_xyxy=boxes(draw(st.integers(0, 2))),
-    )
-
-
-@settings(max_examples=25, deadline=None)
-@given(made=st.lists(targets(), min_size=1, max_size=5))
-def test_target_survives_the_file(made: list[Target], tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("hypothesis") / "a.parquet"
-    image = RowImage("/a.png", None, (100, 100), (100, 100))
-    write(path, [a_row(image=image, target=target) for target in made])
-    assert [Target.from_json(row["reward_model"]["ground_truth"]) for row in read_rows(path)] == made
-    assert check_parquet(path, images=False) == []
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        *(({"question": f"Where is the {it}?"}, (it,)) for it in PLACEHOLDERS),
+        ({"target": Target(task="detection", size_wh=(9, 9))}, ((9, 9), (160, 96))),
+    ],
+)
+def test_rows_that_are_refused(changes: dict[str, Any], values: tuple[object, ...]) -> None:
+    with pytest.raises(RowError) as caught:
+        a_row(**changes)
+    assert mentions(caught.value, "/images/a.png: ", *values)
 
 
 def good_file(folder: Path) -> Path:
@@ -115,7 +82,7 @@ def good_file(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
-def changed(path: Path, **columns: Any) -> None:
+def change(path: Path, **columns: Any) -> None:
     """Rewrite the file with other columns: a list of values for the schema's type, an array, or None to drop it."""
     table = pq.read_table(path)
     for name, values in columns.items():
@@ -165,7 +132,7 @@ FINE = "<image>?"
 def test_what_check_parquet_finds(columns: dict[str, Any], expected: str, tmp_path: Path) -> None:
     path = good_file(tmp_path)
     assert check_parquet(path) == []
-    changed(path, **columns)
+    change(path, **columns)
     problem = str(check_parquet(path)[0])
     assert problem.startswith(f"{path}: {expected}")
     assert "\n" not in problem
@@ -194,8 +161,10 @@ def test_check_parquet_names_file_problems(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reward_model", ["text", {"ground_truth": {"boxes": []}}, {"ground_truth": 7}, {}, None])
 def test_ground_truth_of_another_project(reward_model: Any) -> None:
-    with pytest.raises(TargetError, match=r"reward_model\.ground_truth (is null|.* is of type \w+: needs a JSON text)"):
+    with pytest.raises(TargetError) as caught:
         target_of({"reward_model": reward_model})
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    assert mentions(caught.value, "reward_model.ground_truth", truth or "null")
 
 
 def test_garbled_page_is_named(tmp_path: Path) -> None:
@@ -207,22 +176,24 @@ def test_garbled_page_is_named(tmp_path: Path) -> None:
         column.data_page_offset - column.dictionary_page_offset
     )
     path.write_bytes(whole)
-    with pytest.raises(RowsError, match="not a whole parquet file"):
+    with pytest.raises(RowsError) as caught:
         list(read_rows(path))
+    assert mentions(caught.value, path, "not a whole parquet file")
     (problem,) = check_parquet(path)
     assert "\n" not in str(problem)
 
 
 def test_check_parquet_stops_at_its_limit(tmp_path: Path) -> None:
     path = good_file(tmp_path)
-    changed(path, reward_model=truths("", "", ""))
+    change(path, reward_model=truths("", "", ""))
     assert len(check_parquet(path)) == 3
     assert len(check_parquet(path, limit=2)) == 2
 
 
 def test_read_rows_names_a_missing_column(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"'answer'.*data_source"):
+    with pytest.raises(RowsError) as caught:
         list(read_rows(good_file(tmp_path), columns=["answer"]))
+    assert mentions(caught.value, "'answer'", "data_source")
 
 
 def verl_dataset(files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
 from hostile import Hostile
 from PIL import Image
+from refused import mentions
 from some_items import WH, picture
 
-from verl_visionr1.conversion.image_files import embedded_image, files_in, find_image, inside
+from verl_visionr1.conversion.image_files import embedded_image, files_in
 from verl_visionr1.conversion.sources import files_of, read_json, read_pickle, read_records, read_xml
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, prepare_image
@@ -34,8 +34,9 @@ def test_turned_image_inside_a_source(tmp_path: Path) -> None:
     data = picture(tmp_path / "a.jpg", orientation=6).read_bytes()
     image = prepare_image(EmbeddedImage("row 1", data), embed=False, copies_dir=tmp_path / "out")
     assert (image.size_wh, Image.open(image.path).size) == (WH[::-1], WH[::-1])
-    with pytest.raises(RowError, match="row 1: "):
+    with pytest.raises(RowError) as caught:
         prepare_image(EmbeddedImage("row 1", b"GIF?"), embed=False, copies_dir=tmp_path / "out")
+    assert mentions(caught.value, "row 1: ")
 
 
 def test_images_of_records(tmp_path: Path) -> None:
@@ -45,11 +46,15 @@ def test_images_of_records(tmp_path: Path) -> None:
     assert embedded_image({"bytes": None, "path": str(path)}, "row 1") == path
     assert embedded_image("data/b/a.png", "row 1", tmp_path) == path
     assert embedded_image(f"file://{path}", "row 1", tmp_path) == path
-    for value, message in ((None, "None"), ("a.png", "'a.png'"), (7, "7")):
-        with pytest.raises(RowError, match=message):
-            embedded_image(value, "row 1")
-    with pytest.raises(RowError, match=r"\.\."):
-        embedded_image("../secret.png", "row 1", tmp_path)
+    for value, folder, shown in (
+        (None, None, "None"),
+        ("a.png", None, "'a.png'"),
+        (7, None, "7"),
+        ("../s", tmp_path, ".."),
+    ):
+        with pytest.raises(RowError) as caught:
+            embedded_image(value, "row 1", folder)
+        assert mentions(caught.value, "row 1: ", shown)
 
 
 def test_records_of_every_kind(tmp_path: Path) -> None:
@@ -74,32 +79,35 @@ def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
     (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
     assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
     assert (where, type(bad)) == ("a.csv: line 3", RowError)
-    assert str(bad).startswith("a.csv: line 3: fields 'z' ")
+    assert mentions(bad, "a.csv: line 3: ", "'z'")
 
 
-def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "cut.json").write_text('[{"a": 1')
-    (tmp_path / "object.json").write_text("{}")
-    (tmp_path / "nan.json").write_text('[{"a": NaN}]')
-    (tmp_path / "empty.json").touch()
-    (tmp_path / "a.xyz").touch()
-    for name, message in (
-        ("cut.json", "truncated"),
-        ("nan.json", "NaN at byte 7"),
-        ("object.json", "dict"),
-        ("empty.json", "empty"),
-        ("none.json", "none.json: "),
-        ("a.xyz", r"a\.xyz: .*\.jsonl"),
-    ):
-        with pytest.raises(RowsError, match=message):
-            list(read_records(tmp_path / name))
-    with pytest.raises(RowsError, match="Expected"):
-        read_json(tmp_path / "object.json", list[int])
-    (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"\n')
-    (_, good), (where, bad) = read_records(tmp_path / "bad.jsonl")
-    assert good == {"a": 1}
-    assert isinstance(bad, RowError)
-    assert where == "bad.jsonl: line 2"
+@pytest.mark.parametrize(
+    ("name", "text", "values"),
+    [
+        ("cut.json", '[{"a": 1', ("truncated",)),
+        ("nan.json", '[{"a": NaN}]', ("NaN at byte 7",)),
+        ("object.json", "{}", ("dict",)),
+        ("empty.json", "", ("empty",)),
+        ("none.json", None, ()),
+        ("a.xyz", "", (".jsonl",)),
+        ("a.parquet", "x", ()),
+        ("a.arrow", "x", ()),
+    ],
+)
+def test_sources_that_cannot_be_read(name: str, text: str | None, values: tuple[str, ...], tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RowsError) as caught:
+        list(read_records(tmp_path / name))
+    assert mentions(caught.value, f"{name}: ", *values)
+
+
+def test_json_of_another_layout(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(RowsError) as caught:
+        read_json(tmp_path / "a.json", list[int], "give the list")
+    assert mentions(caught.value, "a.json: ", "array", "give the list")
 
 
 def test_linked_folders_are_read_once(tmp_path: Path) -> None:
@@ -120,8 +128,9 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.p").write_bytes(pickle.dumps([Hostile(tmp_path / "made")]))
-    with pytest.raises(RowsError, match=r"a\.p: .*(posix|os)\.system"):
+    with pytest.raises(RowsError) as caught:
         read_pickle(tmp_path / "a.p")
+    assert mentions(caught.value, "a.p: ", ".system")
     assert not (tmp_path / "made").exists()
 
 
@@ -135,19 +144,6 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 )
 def test_xml_with_entities_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(text)
-    with pytest.raises(RowError, match=r"a\.xml: .*DTD"):
+    with pytest.raises(RowError) as caught:
         read_xml(tmp_path / "a.xml")
-
-
-@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
-def test_names_that_lead_outside(name: str) -> None:
-    with pytest.raises(RowError, match=re.escape(f"entry 1: file_name {name!r}")):
-        inside(name, "entry 1")
-
-
-def test_images_are_found_by_the_end_of_their_name(tmp_path: Path) -> None:
-    (tmp_path / "patch8").mkdir()
-    path = picture(tmp_path / "patch8" / "a.png")
-    assert find_image(tmp_path, "images/v1/patch8/a.png", "") == path
-    assert find_image(tmp_path / "patch8", "images/v1/patch8/a.png", "") == path
-    assert find_image(tmp_path, "b.png", "") == tmp_path / "b.png"
+    assert (caught.value.kind, mentions(caught.value, "a.xml: ")) == ("hostile XML", True)

@@ -1,7 +1,4 @@
-"""Check the box convention of a source on its original numbers, before clipping.
-
-A single box in another convention seldom looks wrong: clipped to its image it is valid. Many boxes together show it.
-"""
+"""Check the box convention of a source on its original numbers, before clipping: many boxes together show it."""
 
 from __future__ import annotations
 
@@ -25,19 +22,12 @@ _LITTLE = 0.05  # below this share, a doubt is checked even if more is allowed
 
 @dataclass(slots=True)
 class BoxCheck:
-    """Boxes as one source writes them, to check their convention.
+    """Boxes as one source writes them, to check their convention."""
 
-    Attributes:
-        name: of the source, for messages.
-        convention: the assumed convention.
-        is_given: whether the user declared it; then only misfits or fractions refute it.
-        most: share of boxes that may not fit; one box always may.
-    """
-
-    name: str
-    convention: Convention
-    is_given: bool = False
-    most: float = MOST_CLIPPED
+    name: str  # of the source
+    convention: Convention  # assumed
+    is_given: bool = False  # the user declared it: only misfits or fractions refute it
+    most: float = MOST_CLIPPED  # share of boxes that may not fit; one box always may
     _rows: list[tuple[float, ...]] = field(default_factory=list)
     _where: list[object] = field(default_factory=list)
     _areas: list[tuple[object, Sequence[float], float]] = field(default_factory=list)
@@ -45,11 +35,7 @@ class BoxCheck:
     _seen: int = 0
 
     def add(self, where: object, box: Sequence[float], size_wh: Sequence[float]) -> None:
-        """Add four numbers as written, with the size of their image in pixels.
-
-        Args:
-            where: the box's place or id, for messages.
-        """
+        """Add four numbers as written, with their place or id for messages, and the size of their image in pixels."""
         if self._seen % self._stride == 0:
             self._rows.append((*box, *size_wh))
             self._where.append(where)
@@ -65,8 +51,7 @@ class BoxCheck:
     def require(self, ledger: Ledger) -> None:
         """Check the convention against areas and numbers; note a doubt.
 
-        Raises:
-            RowsError: they contradict it; names the likely convention, and the option that reads it.
+        Raises `RowsError`: they contradict it; names the likely convention, and the option that reads it.
         """
         if not self.is_given:
             self._require_areas()
@@ -115,11 +100,8 @@ class BoxCheck:
 
     def _advice(self, guess: Guess, is_much: bool) -> str:
         name = guess.better.convention.name
-        reads = (
-            f"give --box-format {name}"
-            if name
-            else "no --box-format reads this: convert to pixels of the original image"
-        )
+        other = "no --box-format reads this: convert to pixels of the original image"
+        reads = f"give --box-format {name}" if name else other
         allows = f"to clip them anyway: {_ALLOW}" if is_much else f"confirm it: --box-format {self.convention.name}"
         return f"{reads}; if it is right, {allows}"
 

@@ -1,8 +1,7 @@
 """Guess the coordinate convention of boxes from many of them at once, with the evidence.
 
-Each `Convention` is a hypothesis: the meaning of the four numbers, and the number for the whole side of an image. Under
-the right one nearly all boxes are valid (corners in order, inside the image) and some reach its far edges. Under a
-wrong one some boxes are inverted or outside. One box is little evidence; thirty are nearly always enough.
+Under the right one nearly all boxes are valid (corners in order, inside the image) and some reach its far edges. One
+box is little evidence; thirty are nearly always enough.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ FEWEST = 8
 _WIDER = 16  # on images from this side on, a box within the first pixel is no object
 _ORDERS = {"xyxy": "x1 y1 x2 y2", "xywh": "x y width height"}
 _ORDERS |= {"cxcywh": "centre x y, width height", "yxyx": "y1 x1 y2 x2"}
-ORDERS = tuple(_ORDERS)
-"""Possible meanings of the four numbers."""
 UNITS = {"pixels": "abs", "1": "norm1", "100": "norm100", "1000": "norm1000"}
 """Unit -> its name in `--box-format`."""
 _BUDGETS: tuple[tuple[str, int | None], ...] = (
@@ -48,7 +45,7 @@ class Convention:
     """A convention for box coordinates.
 
     Attributes:
-        order: one of `ORDERS`.
+        order: meaning of the four numbers: xyxy, xywh, cxcywh or yxyx.
         unit: "pixels"; a number ("1", "100", "1000"), which is the whole side; "processed": pixels of the image after
             the resize of a model family's processor (`family`, `max_pixels`).
 
@@ -93,11 +90,7 @@ class Convention:
         return [b, a, d, c] if self.order == "yxyx" else [a, b, c, d]
 
     def as_written(self, corners: Sequence[float]) -> list[float]:
-        """Convert corners back to this convention; the inverse of `as_corners`.
-
-        >>> Convention("xywh", "pixels").as_written([10, 20, 40, 60])
-        [10, 20, 30, 40]
-        """
+        """Convert corners back to this convention; the inverse of `as_corners`."""
         a, b, c, d = corners
         if self.order == "xywh":
             return [a, b, c - a, d - b]
@@ -143,20 +136,13 @@ def _processed(width: int, height: int, family: str, max_pixels: int | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well a convention fits some boxes.
-
-    Attributes:
-        misfits: share of boxes that are invalid under it, or outside their image.
-        reach: how near the boxes come to the far edges: the largest x2 / width or y2 / height, whichever is less.
-        touching: share of boxes within 3 % of a far edge.
-        example: index of a misfit, or None.
-    """
+    """How well a convention fits some boxes."""
 
     convention: Convention
-    misfits: float
-    reach: float
-    touching: float
-    example: int | None
+    misfits: float  # share of boxes that are invalid under it, or outside their image
+    reach: float  # how near they come to the far edges: the largest x2 / width or y2 / height, whichever is less
+    touching: float  # share of boxes within 3 % of a far edge
+    example: int | None  # index of a misfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +154,7 @@ class Guess:
     evidence: str
 
 
-NAMED = {it.name: it for order in ORDERS[:3] for unit in UNITS for it in (Convention(order, unit),)}
+NAMED = {it.name: it for order in tuple(_ORDERS)[:3] for unit in UNITS for it in (Convention(order, unit),)}
 """Name -> convention."""
 
 
@@ -187,10 +173,11 @@ def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
     return Fit(convention, float(1 - fits.mean()), reach, touching, int(misfit[0]) if len(misfit) else None)
 
 
-def hypotheses() -> tuple[Convention, ...]:
-    """Return the conventions to try, the likelier first."""
-    plain = [Convention(order, unit) for unit in ("pixels", "1", "1000", "100") for order in ORDERS]
-    return (*plain, *(Convention("xyxy", "processed", family, budget) for family, budget in _BUDGETS))
+_HYPOTHESES = (
+    *(Convention(order, unit) for unit in ("pixels", "1", "1000", "100") for order in _ORDERS),
+    *(Convention("xyxy", "processed", family, budget) for family, budget in _BUDGETS),
+)
+"""The conventions to try, the likelier first."""
 
 
 def better_convention(
@@ -210,10 +197,12 @@ as x y width height in pixels all fit
     own = fit(declared, numbers, sizes)
     if (guess := _guess_fractions(own, numbers, sizes)) is not None:
         return guess
-    others = [fit(convention, numbers, sizes) for convention in hypotheses() if convention != declared]
+    others = [fit(convention, numbers, sizes) for convention in _HYPOTHESES if convention != declared]
     fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < own.misfits]
-    if len(numbers) < FEWEST:
-        return _guess_from_few(own, fitting, numbers, sizes)
+    plain = [it for it in fitting if not it.misfits and it.convention.unit != "processed"]
+    if len(numbers) < FEWEST:  # two of few do not fit, and all fit another convention
+        is_wrong = plain and own.misfits * len(numbers) > 1.5
+        return Guess(own, plain[0], _misfit_evidence(own, plain[0], numbers, sizes)) if is_wrong else None
     # a processor's size differs by a few pixels: a few boxes over the edge are the evidence
     is_resized = any(it.convention.unit == "processed" and not it.misfits for it in fitting)
     if own.misfits >= _WRONG or (own.misfits and is_resized):
@@ -231,11 +220,25 @@ def _guess_fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | Non
     is_in_first = numbers.min() >= -1 and numbers.max() <= 1 + _TOLERANCE and sizes.min() >= _WIDER
     if declared.convention.unit == "1" or not is_in_first or (len(numbers) == 1 and (numbers == numbers.round()).all()):
         return None
-    fits = [fit(Convention(order, "1"), numbers, sizes) for order in ORDERS]
+    fits = [fit(Convention(order, "1"), numbers, sizes) for order in _ORDERS]
     best = min(fits, key=lambda it: (it.misfits, it.convention.order != declared.convention.order, fits.index(it)))
     shown = " ".join(f"{value:g}" for value in numbers[0])
     evidence = f"all numbers of {len(numbers)} boxes are between 0 and 1 (the first: {shown})"
     return Guess(declared, best, f"{evidence}: {best.convention}{_mention_other_order(best, fits)}?")
+
+
+def _guess_from_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
+    """Guess another unit if all boxes fit, but none comes near the far edges; or corners, for width and height."""
+    if declared.misfits or n_boxes < 2 * FEWEST or declared.reach > _NEAR:
+        return None
+    orders = (declared.convention.order, *(["xyxy"] if declared.convention.order in ("xywh", "cxcywh") else []))
+    fitting = (it for it in others if it.convention.order in orders and not it.misfits)
+    near = [it for it in fitting if it.touching >= _TOUCHING and _REACH[0] <= it.reach <= _REACH[1]]
+    if not near:
+        return None
+    share = f"{100 * declared.reach:.0f} % as {declared.convention}"
+    reaches = f"none of {n_boxes} boxes comes nearer to the far edges than {share}"
+    return Guess(declared, near[0], f"{reaches}; as {near[0].convention} they reach {100 * near[0].reach:.0f} %")
 
 
 def _mention_other_order(best: Fit, fits: Sequence[Fit]) -> str:
@@ -245,12 +248,14 @@ def _mention_other_order(best: Fit, fits: Sequence[Fit]) -> str:
     return f", or {other}" if is_equal else ""
 
 
-def _guess_from_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
-    """Guess from few boxes: two of them do not fit, and all fit another convention."""
-    plain = [it for it in fitting if not it.misfits and it.convention.unit != "processed"]
-    if not plain or declared.misfits * len(numbers) < 1.5:
-        return None
-    return Guess(declared, plain[0], _misfit_evidence(declared, plain[0], numbers, sizes))
+def _misfit_evidence(declared: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
+    assert declared.example is not None
+    shown = " ".join(f"{value:g}" for value in numbers[declared.example])
+    width, height = (int(side) for side in sizes[declared.example])
+    share = f"{100 * declared.misfits:.0f} %" if declared.misfits >= 0.01 else f"{100 * declared.misfits:.1f} %"
+    fits = "all fit" if not best.misfits else f"{100 - 100 * best.misfits:.1f} % fit"
+    wrong = f"{share} of {len(numbers)} boxes are invalid or outside as {declared.convention}"
+    return f"{wrong} (the first: {shown} on {width} x {height}); as {best.convention} {fits}"
 
 
 def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> str:
@@ -278,7 +283,7 @@ def likeliest_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tu
 def _fitting(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> list[Fit]:
     """Return the conventions that (nearly) all boxes fit, the likeliest first."""
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
-    fits = [fit(convention, numbers, sizes) for convention in hypotheses()]
+    fits = [fit(convention, numbers, sizes) for convention in _HYPOTHESES]
     fewest = min(it.misfits for it in fits)
     few = max(_FEW_MISFITS, _FEW_BOXES / len(numbers))  # boxes over the edge, or of a rotated image
     fitting = [it for it in fits if it.misfits <= fewest + few]
@@ -291,30 +296,3 @@ def _describe(it: Fit, n_boxes: int) -> str:
     share = f"{100 - 100 * it.misfits:.3g} % of {n_boxes} boxes fit"
     name = f" ({it.convention.name})" if it.convention.name else ""
     return f"{it.convention}{name}: {share}, reaching {100 * it.reach:.0f} % of the way to the far edges"
-
-
-def _misfit_evidence(declared: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
-    assert declared.example is not None
-    shown = " ".join(f"{value:g}" for value in numbers[declared.example])
-    width, height = (int(side) for side in sizes[declared.example])
-    share = f"{100 * declared.misfits:.0f} %" if declared.misfits >= 0.01 else f"{100 * declared.misfits:.1f} %"
-    fits = "all fit" if not best.misfits else f"{100 - 100 * best.misfits:.1f} % fit"
-    wrong = f"{share} of {len(numbers)} boxes are invalid or outside as {declared.convention}"
-    return f"{wrong} (the first: {shown} on {width} x {height}); as {best.convention} {fits}"
-
-
-def _guess_from_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
-    """Guess another unit if all boxes fit, but none comes near the far edges.
-
-    Also try corners for width and height: real widths are not all larger than the x before them.
-    """
-    if declared.misfits or n_boxes < 2 * FEWEST or declared.reach > _NEAR:
-        return None
-    orders = (declared.convention.order, *(["xyxy"] if declared.convention.order in ("xywh", "cxcywh") else []))
-    fitting = (it for it in others if it.convention.order in orders and not it.misfits)
-    near = [it for it in fitting if it.touching >= _TOUCHING and _REACH[0] <= it.reach <= _REACH[1]]
-    if not near:
-        return None
-    share = f"{100 * declared.reach:.0f} % as {declared.convention}"
-    reaches = f"none of {n_boxes} boxes comes nearer to the far edges than {share}"
-    return Guess(declared, near[0], f"{reaches}; as {near[0].convention} they reach {100 * near[0].reach:.0f} %")

@@ -1,9 +1,7 @@
 """Identities of images across data sets, and lists of images to leave out, against leakage.
 
-RefCOCO's test images and LVIS's validation images are in COCO train2017; TallyQA and Visual Genome share images with
-COCO. A name or number means nothing outside its own collection. An *identity* is `collection:number` (`coco:139`), the
-same for every data set that has the image. A list for `--exclude-image-ids` has identities, or plain ids that are
-compared with the data set's own; `exclusion` makes one from evaluation files.
+A name or number means nothing outside its own collection. An *identity* is `collection:number` (`coco:139`), the same
+for every data set that has the image.
 """
 
 from __future__ import annotations
@@ -55,21 +53,13 @@ def identity_of_name(file_name: str) -> str | None:
 
 
 def is_bare_coco_name(file_name: str) -> bool:
-    """Whether a name is twelve digits, as COCO's are since 2017; other data sets may use such names too.
-
-    >>> is_bare_coco_name("train2017/000000000139.jpg"), is_bare_coco_name("COCO_val2014_000000000139.jpg")
-    (True, False)
-    """
+    """Whether a name is twelve digits, as COCO's are since 2017; other data sets may use such names too."""
     digits = PurePosixPath(file_name.replace("\\", "/")).name.partition(".")[0].partition("_")[0]
     return len(digits) == 12 and digits.isdecimal()
 
 
 def normal_spelling(name: str) -> str:
-    """Return a file name without percent-encoding, in Unicode form NFC.
-
-    >>> normal_spelling("cafe%CC%81%20a.jpg")
-    'caf\u00e9 a.jpg'
-    """
+    """Return a file name without percent-encoding, in Unicode form NFC."""
     return unicodedata.normalize("NFC", unquote(name))
 
 
@@ -154,13 +144,7 @@ def _normal_entry(entry: str) -> str:
 
 
 def read_exclusion(path: Path) -> Exclusion:
-    """Read an exclusion list: a JSON list, or text with one entry per line.
-
-    Blank lines and # comments are ignored.
-
-    Raises:
-        RowsError: missing file, or neither of the two.
-    """
+    """Read an exclusion list: a JSON list, or text with one entry per line, blank lines and # comments; `RowsError`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

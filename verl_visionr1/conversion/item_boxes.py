@@ -30,18 +30,7 @@ _FRAME = re.compile(
     r"|\bin\spercent(?:age)?s?\b|\bpercent(?:age)?s?\sof\sthe\s(?:image|width|height)\b",
     re.IGNORECASE,
 )
-
-
-def stated_frame(question: str) -> str:
-    """Return the words of a question that state the coordinates of the answer, or "".
-
-    >>> stated_frame("Give its box, normalized to 0-1000."), stated_frame("Give its box in pixels.")
-    ('normalized', 'in pixels')
-    >>> stated_frame("Where is the bus from 0 to 10 o'clock?")
-    ''
-    """
-    found = _FRAME.search(question)
-    return "" if found is None else found[0]
+"""Words of a question that state the coordinates of the answer."""
 
 
 class ItemBoxes:
@@ -60,9 +49,9 @@ class ItemBoxes:
             return
         name = item.where.partition(":")[0]
         asked = item.prompt if item.prompt is not None else item.question or ""
-        if item.task in ("grounding", "detection", "pointing") and (frame := stated_frame(asked)):
+        if item.task in ("grounding", "detection", "pointing") and (frame := _FRAME.search(asked)):
             self._framed[name] += 1
-            self._first_framed.setdefault(name, f"{item.where}: {frame!r}")
+            self._first_framed.setdefault(name, f"{item.where}: {frame[0]!r}")
         if item.written not in self._checks:
             self._checks[item.written] = self._flags.box_check(name, item.written)
             self._points[item.written] = PointEvidence()
@@ -73,11 +62,7 @@ class ItemBoxes:
                 self._checks[item.written].add(f"{item.where}: box {number}", written, size_wh)
 
     def require(self, ledger: Ledger) -> None:
-        """Check the conventions against the numbers; note a doubt.
-
-        Raises:
-            RowsError: boxes or points are in another convention.
-        """
+        """Check the conventions against the numbers (`RowsError`); note a doubt."""
         for convention, check in self._checks.items():
             check.require(ledger)
             if not (isinstance(self._flags, BoxFlags) and self._flags.max_clipped == 1):
@@ -89,11 +74,7 @@ class ItemBoxes:
 
 
 def check_first_boxes(items: Iterable[Item], flags: Flags) -> Iterator[Item]:
-    """Check the boxes of the first `LOOK` items, then yield all items.
-
-    Raises:
-        RowsError: boxes are in another convention.
-    """
+    """Check the boxes of the first `LOOK` items (`RowsError`), then yield all items."""
     items = iter(items)
     first = list(islice(items, 1))
     if first and first[0].written is not None:

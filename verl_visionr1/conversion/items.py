@@ -1,11 +1,8 @@
 """`Item`, one question about one image, and its conversion to a `Row`.
 
-The *annotated* frame is the frame of the data set's numbers. Rows use pixels of the upright image (`images.py`). All
-conversion between the two is here:
+The *annotated* frame is the frame of the data set's numbers. Rows use pixels of the upright image (`images.py`):
 
     numbers -> pixels (`whole_wh`) -> upright (`images.in_upright_frame`) -> clipped, rounded to 0.01, repeats dropped
-
-Rounding to 0.01 pixel, the precision of COCO's files, gives the same numbers for pixels, fractions and percent.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.boxes import Box, Point
@@ -28,9 +25,10 @@ from verl_visionr1.masks import Mask
 from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target, TargetError
 
-DECIMALS = 2
-"""Decimals of all coordinates, in pixels."""
+DECIMALS = 2  # of all coordinates, in pixels: the precision of COCO's files
 _ADVICE = "correct or remove the annotation"
+_Object = tuple[str | None, Box | None, Point | None, Mask | None]
+"""Label, box, point and mask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +94,7 @@ class Item:
 def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_none: bool = False) -> Row:
     """Make the row of an item, with geometry in the frame of the prepared image.
 
-    Args:
-        allow_none: the prompt explains how to answer without objects.
-
-    Raises:
-        RowError: an invalid box or point, an unknown frame, or no usable ground truth; names `item.where`.
+    Raises `RowError`: an invalid box or point, an unknown frame, or no usable ground truth; names `item.where`.
     """
     try:
         target = _target(item, image, ledger)
@@ -121,11 +115,7 @@ def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_n
 
 
 def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
-    """Return the user's turn of an item.
-
-    Raises:
-        RowsError: the flags' answer format cannot answer the task, or cannot follow the data set's own question.
-    """
+    """Return the user's turn of an item; `RowsError` if the flags' answer format does not fit its task or question."""
     if item.prompt is not None:
         return item.prompt
     answer_format = FORMATS[flags.format_of(item.task)]
@@ -146,33 +136,29 @@ def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
 # ---------------------------------------------------------------------------------------------- geometry
 
 
-class _Object(NamedTuple):
-    """One object of the ground truth."""
-
-    label: str | None
-    box: Box | None
-    point: Point | None
-    mask: Mask | None
-
-
 def _target(item: Item, image: RowImage, ledger: Ledger) -> Target:
     objects = _objects(item, image, ledger)
     order = {label: i for i, label in enumerate(item.phrases)}
-    objects.sort(key=lambda it: (order.get(it.label or "", len(order)), it.label or "", it.box or (), it.point or ()))
+    objects.sort(key=lambda it: (order.get(it[0] or "", len(order)), it[0] or "", it[1] or (), it[2] or ()))
+    labels, boxes, points, masks = ([value for value in column if value is not None] for column in _columns(objects))
     ignored = [clean_box(box, image.size_wh, ledger) for box in _upright(item.ignore_xyxy, item, image)]
     return Target(
         task=item.task,
         size_wh=image.size_wh,
-        boxes_xyxy=[it.box for it in objects if it.box is not None],
-        labels=[it.label for it in objects if it.label is not None],
+        boxes_xyxy=boxes,
+        labels=labels,
         categories=item.phrases if item.task != "text" else (),
         ignore_xyxy=sorted(ignored),
-        points_xy=[it.point for it in objects if it.point is not None],
-        masks=[it.mask for it in objects if it.mask is not None],
+        points_xy=points,
+        masks=masks,
         count=(len(objects) if item.count is None else item.count) if item.task == "counting" else None,
         answer=item.answer,
         choices=item.choices,
     )
+
+
+def _columns(objects: list[_Object]) -> Iterable[Iterable[Any]]:
+    return zip(*objects, strict=True) if objects else ((),) * 4
 
 
 def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
@@ -190,7 +176,7 @@ def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
     if any(len(column) not in (0, n_objects) for column in columns):
         lengths = ", ".join(str(len(column)) for column in columns)
         raise RowError("lists differ in length", f"labels, boxes, points, masks: {lengths} entries; {_ADVICE}")
-    objects = [_Object(*it) for it in zip(*(column or [None] * n_objects for column in columns), strict=True)]
+    objects = list(zip(*(column or [None] * n_objects for column in columns), strict=True))
     once = list(dict.fromkeys(objects))
     ledger.notes["repeated object (same label and place) dropped"] += len(objects) - len(once)
     return once
@@ -215,10 +201,9 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
 
 
 def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledger | None = None) -> Box:
-    """Clip a box to its image and round it to `DECIMALS`; clipping beyond rounding is noted.
+    """Clip a box to its image and round it to 0.01; clipping beyond rounding is noted.
 
-    Raises:
-        RowError: not four finite numbers, no extent, or completely outside; the message starts with the box.
+    Raises `RowError`: not four finite numbers, no extent, or completely outside; the message starts with the box.
 
     >>> clean_box([10, 20.004, 40, 60], (100, 50))
     (10.0, 20.0, 40.0, 50.0)

@@ -1,7 +1,7 @@
 """Read numpy arrays and numbers in pickles as lists and numbers.
 
-A box in a pickled data set may be a numpy array. numpy's own unpickling trusts its input (a forged dtype can read
-arbitrary memory), so it is not used: stand-ins read the bytes of plain numbers, and refuse anything else.
+numpy's own unpickling trusts its input (a forged dtype can read arbitrary memory), so it is not used: stand-ins read
+the bytes of plain numbers, and refuse anything else.
 """
 
 from __future__ import annotations
@@ -46,11 +46,6 @@ def _nested(data: bytes | str, dtype: _Dtype, shape: Sequence[int], order: str =
     return values if isinstance(values, list) else [values]
 
 
-def _encode(text: str = "", _: str = "latin1") -> bytes:
-    """Decode bytes that Python 3 wrote for Python 2: as text, or without an argument if empty."""
-    return text.encode("latin1")
-
-
 _STAND_INS: dict[str, Callable[..., Any]] = {
     "_reconstruct": lambda *_: _Array(),
     "_frombuffer": _nested,
@@ -67,5 +62,5 @@ def stand_in(module: str, name: str) -> Callable[..., Any] | None:
     (<class 'verl_visionr1.conversion.pickled_numpy._Dtype'>, None, None)
     """
     if (module, name) in (("_codecs", "encode"), ("__builtin__", "bytes"), ("builtins", "bytes")):
-        return _encode
+        return lambda text="", encoding="latin1": text.encode("latin1")  # bytes that Python 3 wrote for Python 2
     return _STAND_INS.get(name) if _MODULES.fullmatch(module) else None

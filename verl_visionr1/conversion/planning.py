@@ -54,13 +54,11 @@ class VocabularyFlags(BoxFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.min_instances <= self.max_instances:
-            raise RowsError(
-                f"--min-instances {self.min_instances} --max-instances {self.max_instances}: no number fits both"
-            )
+            both = f"--min-instances {self.min_instances} --max-instances {self.max_instances}"
+            raise RowsError(f"{both}: no number fits both")
         if self.negatives and self.min_instances == 0:
-            raise RowsError(
-                "--negatives with --min-instances 0: the latter already uses every empty image; give one of them"
-            )
+            reason = "the latter already uses every empty image; give one of them"
+            raise RowsError(f"--negatives with --min-instances 0: {reason}")
         require_positive("--max-categories", self.max_categories)
         if self.prompt_template is not None and self.task == "all":
             raise RowsError("--prompt-template with --task all: counting needs another question; convert it separately")
@@ -70,12 +68,7 @@ class VocabularyFlags(BoxFlags):
     def columns(
         self, name: str, names: Sequence[str], ledger: Ledger, own: Convention, most: float = MOST_CLIPPED
     ) -> Columns:
-        """Return empty columns for a source.
-
-        Args:
-            own: box convention of the data set.
-            most: as in `box_check`.
-        """
+        """Return empty columns for a source, with the box convention of the data set; `most` as in `box_check`."""
         boxes = self.box_check(name, own if self.box_format is None else NAMED[self.box_format], most)
         return Columns(name, names, ledger, boxes, self.marked == "objects", self.excluded)
 
@@ -116,19 +109,13 @@ class Ask:
 def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]:
     """Plan all rows in the order of images; the same seed and source give the same rows.
 
-    Raises:
-        RowsError: an unknown category name.
+    Raises `RowsError`: an unknown category name.
     """
-    rng = random.Random(flags.seed)
-    asked = _requested_categories(data, flags)
+    planning = _Planning(data, flags, ledger)
     asks: list[Ask] = []
     for task in flags.planned_tasks:
-        if task == "detection":
-            asks += _plan_detection(data, asked, flags, ledger, rng)
-        else:
-            asks += _plan_phrases(data, asked, flags, ledger, rng, task)
-    asks.sort(key=lambda ask: (ask.image, ask.task, ask.categories))
-    return asks
+        asks += planning.detection() if task == "detection" else planning.phrases(task)
+    return sorted(asks, key=lambda ask: (ask.image, ask.task, ask.categories))
 
 
 def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
@@ -155,20 +142,10 @@ def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
 
 
 def plan_reading(data: Annotations, flags: VocabularyFlags, ledger: Ledger, files: Sequence[Path]) -> Reading:
-    """Plan the rows of annotations.
-
-    Args:
-        files: the files that the data was read from.
-
-    Raises:
-        RowsError: an unknown category name.
-    """
+    """Plan the rows of annotations that were read from these files; `RowsError` for an unknown category name."""
     asks = plan(data, flags, ledger)
     allow_none = flags.allow_none(data)
     return Reading(items=items_of(data, asks), files=files, name=data.name, allow_none=allow_none, total=len(asks))
-
-
-# ------------------------------------------------------------------------------------------------ categories
 
 
 def _requested_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
@@ -182,122 +159,120 @@ def _requested_categories(data: Annotations, flags: VocabularyFlags) -> tuple[in
     return tuple(i for i in range(len(data.names)) if i not in data.never_asked)
 
 
-def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the requested categories that are known to be present or absent on an image."""
-    entry = data.images[image]
-    if entry.checked is None:
-        return tuple(c for c in asked if c not in entry.unsure) if entry.unsure else asked
-    return tuple(sorted(entry.checked.intersection(asked) - entry.unsure))
+class _Planning:
+    """The choice of rows of one data set."""
 
+    def __init__(self, data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> None:
+        self.data, self.flags, self.ledger = data, flags, ledger
+        self.asked = _requested_categories(data, flags)
+        self.rng = random.Random(flags.seed)
+        self.takes_all_negatives = flags.takes_own_negatives(data)
 
-def _present(data: Annotations, image: int, asked: frozenset[int]) -> tuple[Counter[int], set[int]]:
-    """Return usable boxes per requested category, and all requested categories with any annotation."""
-    annotations = [j for j in data.of_image(image) if data.category[j] in asked]
-    boxes = Counter(data.category[j] for j in annotations if data.kind[j] == BOX)
-    return boxes, {data.category[j] for j in annotations}
+    def detection(self) -> list[Ask]:
+        """Plan one row for each image; negatives are drawn uniformly from images that lack enough categories.
 
-
-def _absent(data: Annotations, image: int, askable: tuple[int, ...]) -> list[int]:
-    present = data.categories_on(image)
-    return [category for category in askable if category not in present]
-
-
-def _number_of_negatives(fraction: float | None, positives: int) -> int:
-    """Return the number of negatives that makes them `fraction` of all rows."""
-    return round(fraction / (1 - fraction) * positives) if fraction else 0
-
-
-# ------------------------------------------------------------------------------------------------ detection
-
-
-def _plan_detection(
-    data: Annotations, asked: tuple[int, ...], flags: VocabularyFlags, ledger: Ledger, rng: random.Random
-) -> list[Ask]:
-    """Plan one row for each image; negatives are drawn uniformly from images that lack enough categories.
-
-    Every list has the same length with or without objects, so that its length reveals nothing. (In a federated set it
-    is shorter if fewer categories were checked.)
-    """
-    asks: list[Ask] = []
-    candidates, too_few = [], 0
-    for image in range(len(data.images)):
-        askable = _askable(data, image, asked)
-        length = min(flags.max_categories, len(askable))
-        if not length:
-            ledger.left_out["image without a category that was checked"] += 1
-            continue
-        boxes, present = _present(data, image, frozenset(askable))
-        categories = askable
-        if length < len(askable):
-            found = rng.sample(sorted(boxes), min(len(boxes), length))
-            absent = _absent(data, image, askable)
-            categories = tuple(sorted(found + rng.sample(absent, min(len(absent), length - len(found)))))
-        objects = sum(boxes[c] for c in categories)
-        if len(askable) - len(present) >= length:
-            candidates.append(image)
-        if objects > flags.max_instances:
-            ledger.left_out[f"detection row with more than {flags.max_instances} objects (--max-instances)"] += 1
-        elif objects >= flags.min_instances or (flags.takes_own_negatives(data) and not present):
-            asks.append(Ask(image, "detection", categories))
-        else:
-            too_few += 1
-    wanted = _number_of_negatives(flags.negatives, len(asks))
-    missing = max(wanted - len(candidates), 0)
-    ledger.notes["detection negatives missing: too few empty images (a smaller --max-categories makes more)"] += missing
-    chosen = rng.sample(candidates, wanted - missing)
-    # an image whose whole list is asked for is a candidate only without objects
-    too_few -= sum(len(_askable(data, image, asked)) <= flags.max_categories for image in chosen)
-    ledger.left_out[f"detection row with fewer than {flags.min_instances} objects (--min-instances)"] += too_few
-    for image in chosen:
-        askable = _askable(data, image, asked)
-        absent = _absent(data, image, askable)
-        length = min(flags.max_categories, len(askable))
-        asks.append(Ask(image, "detection", tuple(sorted(rng.sample(absent, length)))))
-    return asks
-
-
-# ------------------------------------------------------------------------------------------------ one phrase
-
-
-def _plan_phrases(
-    data: Annotations, asked: tuple[int, ...], flags: VocabularyFlags, ledger: Ledger, rng: random.Random, task: str
-) -> list[Ask]:
-    """Plan one row for each image and category in it; negatives are drawn uniformly from all absent pairs.
-
-    A category with a crowd makes no counting row, because the number of objects in a crowd is unknown.
-    """
-    single = {c: (c,) for c in asked}
-    asks: list[Ask] = []
-    absent_before = [0]  # absent pairs of all images before the i-th
-    for image in range(len(data.images)):
-        askable = _askable(data, image, asked)
-        boxes, present = _present(data, image, frozenset(askable))
-        absent_before.append(absent_before[-1] + len(askable) - len(present))
-        inexact = _inexact(data, image) if task == "counting" else frozenset[int]()
-        for category in sorted(present):
-            if category in inexact:
-                ledger.left_out["counting row for a category with a crowd or a bad box (--marked)"] += 1
-            elif boxes[category] == 0:
-                ledger.left_out[f"{task} row for a category with only a crowd or bad box (--marked)"] += 1
-            elif boxes[category] < flags.min_instances:
-                ledger.left_out[f"{task} row with fewer than {flags.min_instances} objects (--min-instances)"] += 1
-            elif boxes[category] > flags.max_instances:
-                ledger.left_out[f"{task} row with more than {flags.max_instances} objects (--max-instances)"] += 1
+        Every list has the same length with or without objects, so that its length reveals nothing. (In a federated set
+        it is shorter if fewer categories were checked.)
+        """
+        flags, rng, left_out = self.flags, self.rng, self.ledger.left_out
+        asks: list[Ask] = []
+        candidates, too_few = [], 0
+        for image in range(len(self.data.images)):
+            askable = self.askable(image)
+            length = min(flags.max_categories, len(askable))
+            if not length:
+                left_out["image without a category that was checked"] += 1
+                continue
+            boxes, present = self.present(image, askable)
+            categories = askable
+            if length < len(askable):
+                found = rng.sample(sorted(boxes), min(len(boxes), length))
+                absent = self.absent(image, askable)
+                categories = tuple(sorted(found + rng.sample(absent, min(len(absent), length - len(found)))))
+            objects = sum(boxes[c] for c in categories)
+            if len(askable) - len(present) >= length:
+                candidates.append(image)
+            if objects > flags.max_instances:
+                left_out[f"detection row with more than {flags.max_instances} objects (--max-instances)"] += 1
+            elif objects >= flags.min_instances or (self.takes_all_negatives and not present):
+                asks.append(Ask(image, "detection", categories))
             else:
-                asks.append(Ask(image, task, single[category]))
-    wanted = _number_of_negatives(flags.negatives, len(asks))
-    if flags.takes_own_negatives(data):
-        wanted = absent_before[-1]
-    missing = max(wanted - absent_before[-1], 0)
-    ledger.notes[f"{task} negatives missing: too few absent categories"] += missing
-    for number in rng.sample(range(absent_before[-1]), wanted - missing):
-        image = bisect.bisect_right(absent_before, number) - 1
-        askable = _askable(data, image, asked)
-        absent = _absent(data, image, askable)
-        asks.append(Ask(image, task, single[absent[number - absent_before[image]]]))
-    return asks
+                too_few += 1
+        advice = "too few empty images (a smaller --max-categories makes more)"
+        wanted = self.wanted_negatives("detection", len(asks), len(candidates), advice)
+        for image in (chosen := rng.sample(candidates, wanted)):
+            askable = self.askable(image)
+            length = min(flags.max_categories, len(askable))
+            asks.append(Ask(image, "detection", tuple(sorted(rng.sample(self.absent(image, askable), length)))))
+        # an image whose whole list is asked for is a candidate only without objects
+        too_few -= sum(len(self.askable(image)) <= flags.max_categories for image in chosen)
+        left_out[f"detection row with fewer than {flags.min_instances} objects (--min-instances)"] += too_few
+        return asks
 
+    def phrases(self, task: str) -> list[Ask]:
+        """Plan one row for each image and category in it; negatives are drawn uniformly from all absent pairs.
 
-def _inexact(data: Annotations, image: int) -> frozenset[int]:
-    """Return the categories of an image whose boxes do not give the number of objects."""
-    return frozenset(data.category[j] for j in data.of_image(image) if data.kind[j] not in (BOX, DUPLICATE))
+        A category with a crowd makes no counting row, because the number of objects in a crowd is unknown.
+        """
+        single = {c: (c,) for c in self.asked}
+        asks: list[Ask] = []
+        absent_before = [0]  # absent pairs of all images before the i-th
+        for image in range(len(self.data.images)):
+            askable = self.askable(image)
+            boxes, present = self.present(image, askable)
+            absent_before.append(absent_before[-1] + len(askable) - len(present))
+            inexact = self.inexact(image) if task == "counting" else frozenset[int]()
+            for category in sorted(present):
+                if reason := self.reason_against(task, boxes[category], category in inexact):
+                    self.ledger.left_out[reason] += 1
+                else:
+                    asks.append(Ask(image, task, single[category]))
+        n_absent = absent_before[-1]
+        wanted = self.wanted_negatives(task, len(asks), n_absent, "too few absent categories")
+        for number in self.rng.sample(range(n_absent), n_absent if self.takes_all_negatives else wanted):
+            image = bisect.bisect_right(absent_before, number) - 1
+            absent = self.absent(image, self.askable(image))
+            asks.append(Ask(image, task, single[absent[number - absent_before[image]]]))
+        return asks
+
+    def reason_against(self, task: str, n_boxes: int, is_inexact: bool) -> str:
+        """Return why a category makes no row; "" if it does."""
+        least, most = self.flags.min_instances, self.flags.max_instances
+        if is_inexact:
+            return "counting row for a category with a crowd or a bad box (--marked)"
+        if n_boxes == 0:
+            return f"{task} row for a category with only a crowd or bad box (--marked)"
+        if n_boxes < least:
+            return f"{task} row with fewer than {least} objects (--min-instances)"
+        return f"{task} row with more than {most} objects (--max-instances)" if n_boxes > most else ""
+
+    def wanted_negatives(self, task: str, n_positives: int, n_candidates: int, reason: str) -> int:
+        """Return the number of negatives that makes them `--negatives` of all rows, or all that there are."""
+        fraction = self.flags.negatives or 0
+        wanted = round(fraction / (1 - fraction) * n_positives)
+        self.ledger.notes[f"{task} negatives missing: {reason}"] += max(wanted - n_candidates, 0)
+        return min(wanted, n_candidates)
+
+    def askable(self, image: int) -> tuple[int, ...]:
+        """Return the requested categories that are known to be present or absent on an image."""
+        entry = self.data.images[image]
+        if entry.checked is None:
+            return tuple(c for c in self.asked if c not in entry.unsure) if entry.unsure else self.asked
+        return tuple(sorted(entry.checked.intersection(self.asked) - entry.unsure))
+
+    def present(self, image: int, askable: tuple[int, ...]) -> tuple[Counter[int], set[int]]:
+        """Return usable boxes per category, and all categories with any annotation."""
+        data, asked = self.data, frozenset(askable)
+        annotations = [j for j in data.of_image(image) if data.category[j] in asked]
+        boxes = Counter(data.category[j] for j in annotations if data.kind[j] == BOX)
+        return boxes, {data.category[j] for j in annotations}
+
+    def absent(self, image: int, askable: tuple[int, ...]) -> list[int]:
+        """Return the categories without any annotation."""
+        present = self.data.categories_on(image)
+        return [category for category in askable if category not in present]
+
+    def inexact(self, image: int) -> frozenset[int]:
+        """Return the categories of an image whose boxes do not give the number of objects."""
+        data = self.data
+        return frozenset(data.category[j] for j in data.of_image(image) if data.kind[j] not in (BOX, DUPLICATE))

@@ -10,8 +10,7 @@ from verl_visionr1.conversion.conventions import UNITS, Convention
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowsError
 
-FEWEST = 8
-"""With fewer points nothing is guessed."""
+_FEWEST = 8  # with fewer points nothing is guessed
 _STRAY = 0.01  # share of numbers that may be wrong
 _WIDE = 300  # on such a side, pixels are seldom all below 100
 _ENOUGH = 50  # numbers on such sides that are enough for a guess
@@ -19,13 +18,7 @@ _ENOUGH = 50  # numbers on such sides that are enough for a guess
 
 @dataclass(slots=True)
 class PointEvidence:
-    """Statistics of the numbers of a source's points.
-
-    >>> evidence = PointEvidence()
-    >>> evidence.add([(320, 470)], (640, 480))
-    >>> evidence.percent_or_pixel("train.parquet")
-    'pixel'
-    """
+    """Statistics of the numbers of a source's points."""
 
     numbers: int = 0
     over_100: int = 0
@@ -48,25 +41,16 @@ class PointEvidence:
                 self.farthest = max(self.farthest, value / side)
 
     def percent_or_pixel(self, name: str) -> str:
-        """Guess which of the two units the points of a file have.
-
-        Raises:
-            RowsError: both fit, or neither does.
-        """
+        """Guess which of the two units the points of a file have; `RowsError` if both fit, or neither does."""
         as_percent = self.over_100 <= _STRAY * self.numbers
         as_pixels = self.outside <= _STRAY * self.numbers
         if not self.numbers or as_percent != as_pixels:
             return "percent" if as_percent and self.numbers else "pixel"
-        if as_percent and self.is_enough:  # pixels would be larger
+        if as_percent and self.wide >= _ENOUGH:  # pixels would be larger
             return "percent" if self._stays_below_100 else "pixel"
         fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
         shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
         raise RowsError(f"{name}: the {self.numbers} numbers of points {fit} ({shown}); say which with --point-unit")
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether there are enough numbers on wide images for a guess."""
-        return self.wide >= _ENOUGH
 
     @property
     def _stays_below_100(self) -> bool:
@@ -74,7 +58,7 @@ class PointEvidence:
 
     def smaller_unit(self, unit: str) -> str:
         """Return a smaller unit that all points fit, "1" or "100"; "" if the given one may be right."""
-        if self.wide < 2 * FEWEST:
+        if self.wide < 2 * _FEWEST:
             return ""
         if unit != "1" and self.largest <= 1:
             return "1"
@@ -87,16 +71,12 @@ class PointEvidence:
         return f"the {self.numbers} numbers of points are {least} (the largest: {self.largest:g}), as {words} are"
 
     def require(self, name: str, convention: Convention, ledger: Ledger) -> None:
-        """Check the unit of a source's points against the numbers; note a doubt.
-
-        Raises:
-            RowsError: the numbers contradict the unit; names the option that reads them.
-        """
+        """Refuse a unit that the numbers contradict (`RowsError` with the option that reads them); note a doubt."""
         unit = self.smaller_unit(convention.unit)
         if not unit:
             return
         found = self.shown(unit)
-        if unit == "100" and not self.is_enough:
+        if unit == "100" and self.wide < _ENOUGH:
             ledger.notes[f"unit of points in doubt: {found}"] += 1
             return
         assumed = f"points are assumed to be {Convention('xyxy', convention.unit).name or convention}, but {found}"

@@ -1,7 +1,6 @@
 """Read untrusted source files: errors name file and place, and no code in a file is run.
 
-Data sets come from the internet: pickles are limited to plain values, and XML is read without entities. `image_files`
-finds the images that they name.
+Data sets come from the internet: pickles are limited to plain values, and XML is read without entities.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ _SHARD = re.compile(r"(train|val|valid|validation|test[a-zA-Z]?|dev|eval|minival
 _NO_RECORDS = re.compile(r"(?:dataset_info|dataset_dict|state)\.json|cache-.*\.arrow")
 """Files of `datasets` beside its data: metadata, and results of earlier `map`s."""
 
-# ---------------------------------------------------------------------------------------------- whole files
-
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
@@ -42,26 +39,20 @@ def _reading(path: Path) -> Iterator[None]:
         raise RowsError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError as error:
         raise RowsError(f"{path}: cannot be read: {error}; save it as UTF-8") from None
+    except csv.Error as error:
+        raise RowsError(f"{path}: cannot be read as a table: {error}; correct it") from None
     except OSError as error:
         raise RowsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from None
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        RowsError: it cannot be read.
-    """
+    """Read a whole file; `RowsError` if it cannot be read."""
     with _reading(path):
         return path.read_bytes()
 
 
 def sha256_of(paths: Sequence[Path]) -> str:
-    """Return a digest of files' names and contents, for the provenance of rows; depends on the order of the paths.
-
-    Raises:
-        RowsError: a file cannot be read.
-    """
+    """Return a digest of files' names and contents, for the provenance of rows; depends on the order of the paths."""
     digest = hashlib.sha256()
     for path in paths:
         if len(paths) > 1:
@@ -81,33 +72,30 @@ def read_json(path: Path, type: type[T] | Any = Any, advice: str = "is it the ri
     Args:
         advice: what to do about another layout, for the message.
 
-    Raises:
-        RowsError: missing or garbled file, or another layout.
+    Raises `RowsError`: missing or garbled file, or another layout.
     """
     with _reading(path), open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise RowsError(f"{path}: not complete JSON (it is empty); fetch the file again")
         # mapped: the text stays in the page cache, not in our memory
         text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    start = 3 if text[:3] == b"\xef\xbb\xbf" else 0
+    text = text[3:] if text[:3] == b"\xef\xbb\xbf" else text
     try:
-        return msgspec.json.decode(text[start:], type=type)
+        return msgspec.json.decode(text, type=type)
     except msgspec.ValidationError as error:
         raise RowsError(f"{path}: not the expected layout: {error}; {advice}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if sign := _no_number(text[start:], error):
-            raise RowsError(f"{path}: not JSON: {sign}") from None
-        raise RowsError(f"{path}: not complete JSON ({error}); fetch the file again") from None
+        reason = _nan_in(text, error) or f"not complete JSON ({error}); fetch the file again"
+        raise RowsError(f"{path}: {reason}") from None
 
 
-def _no_number(text: bytes | memoryview, error: Exception) -> str:
+def _nan_in(text: bytes | memoryview, error: Exception) -> str:
     """Return a message if Python's NaN or Infinity caused the JSON error; else ""."""
     place = re.search(r"\(byte (\d+)\)", str(error))
     at = int(place[1]) if place is not None else len(text)
     found = re.match(rb"NaN|-?Infinity", bytes(text[max(at - 1, 0) : at + 10]).lstrip(b" :,[{\n\t"))
-    if found is None:
-        return ""
-    return f"{found[0].decode()} at byte {at}; remove the entry, or write null (json.dumps: allow_nan=False)"
+    advice = "remove the entry, or write null (json.dumps: allow_nan=False)"
+    return f"is not JSON: {found[0].decode()} at byte {at}; {advice}" if found is not None else ""
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -116,57 +104,46 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     The place names file and entry, for messages. A line of .jsonl that is not JSON, or a table line with surplus
     fields, is yielded as a `RowError`.
 
-    Raises:
-        RowsError: the file cannot be read, or is of another kind.
+    Raises `RowsError`: the file cannot be read, or is of another kind.
     """
     name = path.name.lower()
+    unit, records = "row", iter(())
     if name.endswith((".jsonl", ".odgt", ".ndjson")):
-        for number, line in numbered_lines(path):
-            where = f"{path.name}: line {number}"
-            yield where, _decoded_line(line, where)
+        unit, records = "line", ((number, _decoded_line(path, number, line)) for number, line in numbered_lines(path))
     elif name.endswith(".json"):
-        records = read_json(path)
-        if not isinstance(records, list):
-            raise RowsError(f"{path}: needs a list, holds {type(records).__name__}; is it the right file?")
-        for number, record in enumerate(records):
-            yield f"{path.name}: entry {number}", record
+        unit, whole = "entry", read_json(path)
+        if not isinstance(whole, list):
+            raise RowsError(f"{path}: needs a list, holds {type(whole).__name__}; is it the right file?")
+        records = enumerate(whole)
     elif name.endswith((".csv", ".tsv")):
-        for number, record in read_csv(path):
-            yield f"{path.name}: line {number}", record
-    elif name.endswith((".parquet", ".arrow")):
+        unit, records = "line", read_csv(path)
+    elif name.endswith(".parquet"):
         from verl_visionr1.rows import read_rows  # pyarrow
 
-        rows = read_rows(path, batch_rows=_BATCH_ROWS) if name.endswith(".parquet") else _read_arrow(path)
-        for number, record in enumerate(rows):
-            yield f"{path.name}: row {number}", record
+        records = enumerate(read_rows(path, batch_rows=_BATCH_ROWS))
+    elif name.endswith(".arrow"):
+        records = enumerate(_read_arrow(path))
     else:
         raise RowsError(f"{path}: unknown kind of file; needs .json, .jsonl, .csv, .tsv, .parquet or .arrow")
+    for number, record in records:
+        yield f"{path.name}: {unit} {number}", record
 
 
-def _decoded_line(line: str, where: str) -> Any:
+def _decoded_line(path: Path, number: int, line: str) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
-        sign = _no_number(line.encode(), error)
-        reason = f": {sign}" if sign else f" ({error}); correct it"
-        return RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON{reason}")
+        reason = _nan_in(line.encode(), error) or f"is not JSON ({error}); correct it"
+        return RowError("malformed entry", f"{path.name}: line {number}: {line[:80]!r} {reason}")
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text that are not blank.
-
-    Raises:
-        RowsError: it cannot be read.
-    """
+    """Yield the lines of a UTF-8 text that are not blank; `RowsError` if it cannot be read."""
     return (line for _, line in numbered_lines(path))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines that are not blank; blank lines are counted.
-
-    Raises:
-        RowsError: it cannot be read.
-    """
+    """Yield (number, line) of the lines of a UTF-8 text that are not blank; blank lines are counted."""
     with _reading(path), open(path, encoding="utf-8-sig") as file:
         yield from ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
 
@@ -180,44 +157,35 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
     Args:
         columns: their names, if the file has no header.
 
-    Raises:
-        RowsError: it cannot be read, or is not a table.
+    Raises `RowsError`: it cannot be read, or is not a table.
     """
-    try:
-        with _reading(path), open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-            reader = csv.DictReader(file, columns, delimiter=delimiter, skipinitialspace=delimiter != "\t")
-            if columns is None:
-                reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            for record in reader:
-                line, surplus = reader.line_num, record.pop(None, None)  # pyright: ignore[reportArgumentType]
-                yield line, _surplus(path, line, surplus) or {str(key): it or "" for key, it in record.items()}
-    except csv.Error as error:
-        raise RowsError(f"{path}: cannot be read as a table: {error}; correct it") from None
-
-
-def _surplus(path: Path, line: int, fields: Any) -> RowError | None:
-    """Return an error for a line with surplus fields; blank ones are ignored."""
-    if not any(map(str.strip, fields or ())):
-        return None
-    reason = f"fields {', '.join(fields)[:80]!r} have no column"
-    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote values with commas, or correct it")
+    with _reading(path), open(path, newline="", encoding="utf-8-sig") as file:
+        first = file.readline()
+        file.seek(0)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+        reader = csv.DictReader(file, columns, restkey="", delimiter=delimiter, skipinitialspace=delimiter != "\t")
+        if columns is None:
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        for record in reader:
+            surplus = [*(record.pop("", None) or ())]  # blank ones are ignored
+            if not any(map(str.strip, surplus)):
+                yield reader.line_num, {key: value or "" for key, value in record.items()}
+                continue
+            where, advice = f"{path.name}: line {reader.line_num}", "quote values with commas, or correct it"
+            reason = f"fields {', '.join(surplus)[:80]!r} have no column; {advice}"
+            yield reader.line_num, RowError("malformed entry", f"{where}: {reason}")
 
 
 def _read_arrow(path: Path) -> Iterator[Any]:
     """Read a stream written by `save_to_disk` of Hugging Face's `datasets`."""
     import pyarrow as pa
 
-    if not path.exists():
-        raise RowsError(f"{path}: no such file; check the path")
     try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        with _reading(path), open(path, "rb"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from batch.slice(start, _BATCH_ROWS).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except pa.ArrowException as error:
         first = str(error).splitlines()[0]
         raise RowsError(f"{path}: not a complete Arrow stream ({first}); fetch the file again") from None
 
@@ -228,8 +196,7 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
     Args:
         split: of shards such as `train-00000-of-00007.parquet`, use only those of this split; "": all.
 
-    Raises:
-        RowsError: no such file, or none of this split.
+    Raises `RowsError`: no such file, or none of this split.
     """
     if not source.exists():
         raise RowsError(f"{source}: no such file or folder; check the path")
@@ -247,25 +214,25 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
     return chosen
 
 
+# ---------------------------------------------------------------------------------------------- XML, pickles, MATLAB
+
+
 def read_xml(path: Path) -> Element:
     """Return the root of an XML file. Entities and DTDs are refused (defusedxml).
 
-    Raises:
-        RowsError: it cannot be read. RowError: not XML, or with entities or a DTD.
+    Raises `RowsError`: it cannot be read. RowError: not XML, or with entities or a DTD.
     """
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
 
-    text = read_bytes(path)
     try:
-        return fromstring(text, forbid_dtd=True)
+        return fromstring(read_bytes(path), forbid_dtd=True)
     except DefusedXmlException as error:
         raise RowError("hostile XML", f"{path}: {type(error).__name__}: entities and DTDs are refused") from None
     except (ParseError, ValueError, UnicodeError) as error:
+        if isinstance(error, RowsError):
+            raise
         raise RowError("malformed XML", f"{path}: {error}; correct it") from None
-
-
-# ---------------------------------------------------------------------------------------------- pickles
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -283,29 +250,22 @@ def read_pickle(path: Path) -> Any:
 
     numpy arrays of numbers become lists (`pickled_numpy`).
 
-    Raises:
-        RowsError: it cannot be read, is garbled, or would load code.
+    Raises `RowsError`: it cannot be read, is garbled, or would load code.
     """
     data = read_bytes(path)
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        if not str(error).startswith("it "):  # Python's own message: truncated, or not a pickle
-            raise RowsError(f"{path}: not a complete pickle ({error}); fetch it again") from None
-        reason = f"{error}, but annotations need only plain values; do not open it with other tools"
-        raise RowsError(f"{path}: refused: {reason}") from None
     except Exception as error:  # noqa: BLE001 - a garbled pickle can raise anything
+        if isinstance(error, pickle.UnpicklingError) and str(error).startswith("it "):  # ours
+            reason = f"{error}, but annotations need only plain values; do not open it with other tools"
+            raise RowsError(f"{path}: refused: {reason}") from None
         raise RowsError(f"{path}: not a complete pickle ({type(error).__name__}: {error}); fetch it again") from None
-
-
-# ---------------------------------------------------------------------------------------------- MATLAB
 
 
 def read_mat(path: Path) -> dict[str, Any]:
     """Return the variables of a .mat file, up to MATLAB's v7; nested cells and structs are as scipy returns them.
 
-    Raises:
-        RowError: it cannot be read, is garbled, or is v7.3 (HDF5).
+    Raises `RowError`: it cannot be read, is garbled, or is v7.3 (HDF5).
     """
     from scipy.io import loadmat
 

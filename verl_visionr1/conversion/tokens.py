@@ -1,9 +1,7 @@
 """Tokens of a row for a model: exact for the image, an estimate for the text.
 
-The image's tokens follow from the processor's resize (`processed.py`) with the model's default budget. Text is counted
-without a tokenizer: Qwen's splits every digit and takes most words as one token. On our own prompts and on answers of
-1 to 30 boxes the estimate was within 10 % of Qwen's tokenizer. `load_answer_counter` counts right answers exactly,
-with a model's own tokenizer and coordinates.
+Text is counted without a tokenizer: Qwen's splits every digit and takes most words as one token. On our own prompts and
+on answers of 1 to 30 boxes the estimate was within 10 % of Qwen's tokenizer.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def text_tokens(text: str) -> int:
 
 @lru_cache(maxsize=65536)
 def image_tokens(size_wh: tuple[int, int], family: str) -> int:
-    """Tokens of an image in a family's prompt; 0 if its processor refuses the size.
+    """Tokens of an image in a family's prompt, with its default budget; 0 if its processor refuses the size.
 
     >>> image_tokens((640, 480), "qwen2.5-vl"), image_tokens((640, 480), "qwen3-vl")
     (391, 300)
@@ -70,7 +69,7 @@ def prompt_tokens(question: str) -> int:
 def answer_tokens(target: Target) -> int:
     """Estimate the tokens of the right answer under Qwen's tokenizer."""
     if target.task in ("text", "counting"):
-        return text_tokens(_words_of(target))
+        return text_tokens(write_answer(target))
     return boxes_answer_tokens(target.boxes_xyxy, target.labels)
 
 
@@ -78,7 +77,6 @@ def write_answer(target: Target, frame: Frame | None = None) -> str:
     """Write the right answer as a model does: a number, words, or Qwen JSON.
 
     Args:
-        target: the ground truth.
         frame: coordinates of the model; None and processor-dependent frames use pixels of the original image.
 
     >>> target = Target(task="grounding", size_wh=(128, 128), boxes_xyxy=[(0, 32, 64, 128)], labels=["red circle"])
@@ -86,7 +84,7 @@ def write_answer(target: Target, frame: Frame | None = None) -> str:
     '[{"bbox_2d": [0, 250, 500, 1000], "label": "red circle"}]'
     """
     if target.task in ("text", "counting"):
-        return _words_of(target)
+        return target.answer if target.answer is not None else str(target.count)
     width, height = target.size_wh
     if frame is not None and frame.extent is Extent.FIXED:
         width, height = frame.size_wh(target.size_wh)
@@ -95,18 +93,11 @@ def write_answer(target: Target, frame: Frame | None = None) -> str:
     return write_json(boxes, target.labels)
 
 
-def _words_of(target: Target) -> str:
-    return target.answer if target.answer is not None else str(target.count)
-
-
 def load_answer_counter(model: Path) -> Callable[[Target], int]:
     """Return a counter of right answers' tokens with a model's tokenizer and coordinates, end token included.
 
     Args:
-        model: folder of the model, with `tokenizer.json`; `config.json` names its type, which sets the coordinates.
-
-    Raises:
-        RowsError: no tokenizer in the folder, or the package `tokenizers` is missing.
+        model: folder with `tokenizer.json`, and `config.json`, whose model type sets the coordinates; else `RowsError`.
     """
     try:
         from tokenizers import Tokenizer
@@ -115,18 +106,8 @@ def load_answer_counter(model: Path) -> Callable[[Target], int]:
     file = model / "tokenizer.json"
     if not file.is_file():
         raise RowsError(f"--model {model}: no tokenizer.json in it; give the folder of a model")
-    tokenizer, frame = Tokenizer.from_file(str(file)), _frame_of(model)
-
-    def count(target: Target) -> int:
-        return len(tokenizer.encode(write_answer(target, frame), add_special_tokens=False).ids) + 1
-
-    return count
-
-
-def _frame_of(model: Path) -> Frame | None:
-    """The coordinates of a model's type; None if unknown."""
-    try:
+    tokenizer, frame = Tokenizer.from_file(str(file)), None
+    with suppress(OSError, ValueError, AttributeError):  # without a readable config.json the frame is unknown
         model_type = json.loads((model / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return FRAMES[MODEL_TYPE_FRAMES[model_type]] if model_type in MODEL_TYPE_FRAMES else None
+        frame = FRAMES.get(MODEL_TYPE_FRAMES.get(model_type, ""))
+    return lambda target: len(tokenizer.encode(write_answer(target, frame), add_special_tokens=False).ids) + 1

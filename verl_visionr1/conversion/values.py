@@ -14,11 +14,7 @@ ADVICE = "correct or remove the entry"
 
 
 def record_of(record: Any, where: str) -> Mapping[str, Any]:
-    """Return an entry that is an object; `sources.read_records` passes bad entries as errors.
-
-    Raises:
-        RowError: not an object, or the error that was passed.
-    """
+    """Return an entry that is an object; else raise `RowError`, or the error that `sources.read_records` passed."""
     if isinstance(record, RowError):
         raise record
     if not isinstance(record, Mapping):
@@ -29,8 +25,7 @@ def record_of(record: Any, where: str) -> Mapping[str, Any]:
 def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
     """Return the text under the first of these keys that a record has, without surplus blanks.
 
-    Raises:
-        RowError: no text, or a blank one.
+    Raises `RowError`: no text, or a blank one.
     """
     for key in keys:
         value = record.get(key)
@@ -58,6 +53,13 @@ def is_finite(value: float) -> bool:
         return False
 
 
+def _to_float(value: Any) -> float:
+    """Convert a number, also from text; nan for anything else."""
+    with suppress(TypeError, ValueError, OverflowError):
+        return math.nan if isinstance(value, bool) else float(value)
+    return math.nan
+
+
 def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool = False) -> list[float]:
     """Return n finite numbers.
 
@@ -65,21 +67,18 @@ def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool
         what: the numbers are, for the message.
         texts: also accept numbers as text, as in tables; all are returned as floats.
 
-    Raises:
-        RowError: anything else.
+    Raises `RowError`: anything else.
 
     >>> numbers_of(["1", 2], 2, "row 1", "point", texts=True)
     [1.0, 2.0]
     """
-    numbers: list[float] = []
-    is_list = texts and isinstance(value, list | tuple) and not any(type(it) is bool for it in value)
-    with suppress(TypeError, ValueError, OverflowError):
-        if (is_list or is_numbers(value, n)) and all(math.isfinite(float(it)) for it in value):
-            numbers = [float(it) for it in value] if texts else list(value)
-    if len(numbers) != n:
+    numbers = value
+    if texts and isinstance(value, list | tuple):
+        numbers = [it if math.isnan(number := _to_float(it)) else number for it in value]
+    if not is_numbers(numbers, n) or not all(map(math.isfinite, numbers)):
         shown = str(list(value) if isinstance(value, tuple) else value)[:80]
         raise RowError(f"{what} malformed", f"{where}: {what} {shown}: needs {n} finite numbers; {ADVICE}")
-    return numbers
+    return list(numbers)
 
 
 def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[float, float]]:
@@ -88,18 +87,16 @@ def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[floa
     Args:
         texts: as in `numbers_of`.
 
-    Raises:
-        RowError: none of these, or a number that is not finite.
+    Raises `RowError`: none of these, or a number that is not finite.
 
     >>> points_of({"x": [1, 2], "y": [3, 4]}, "row 1") == points_of([[1, 3], [2, 4]], "row 1")
     True
     """
     if isinstance(value, Mapping):
         xs, ys = (value.get(axis) for axis in "xy")
+        value = [(xs, ys)]
         if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
             value = list(zip(xs, ys, strict=True))
-        else:
-            value = [(xs, ys)]
     if not isinstance(value, list | tuple):
         raise RowError("point malformed", f"{where}: points {str(value)[:80]}: needs a list of points; {ADVICE}")
     members = [(it.get("x"), it.get("y")) if isinstance(it, Mapping) else it for it in value]
@@ -110,36 +107,23 @@ def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[floa
 
 
 def size_of(width: Any, height: Any, where: str) -> tuple[int, int] | None:
-    """Return width and height in pixels; None if neither is given.
-
-    Raises:
-        RowError: not positive numbers.
-    """
+    """Return width and height in pixels; None if neither is given; `RowError` if not positive numbers."""
     if width in (None, "") and height in (None, ""):
         return None
-    try:
-        size_wh = (int(float(width)), int(float(height)))  # pyright: ignore[reportArgumentType] - refused below
-    except (TypeError, ValueError, OverflowError):
-        size_wh = (0, 0)
-    if min(size_wh) < 1:
+    sides = _to_float(width), _to_float(height)
+    if not all(1 <= side < math.inf for side in sides):
         reason = f"width and height {(width, height)}: need positive numbers"
         raise RowError("image without size", f"{where}: {reason}; {ADVICE}")
-    return size_wh
+    return int(sides[0]), int(sides[1])
 
 
 def count_of(value: Any, where: str) -> int:
-    """Return a whole number, also from text.
-
-    Raises:
-        RowError: anything else.
+    """Return a whole number, also from text; `RowError` for anything else.
 
     >>> count_of("3", "row 1"), count_of(3.0, "row 1")
     (3, 3)
     """
-    try:
-        count = float(value)
-    except (TypeError, ValueError, OverflowError):
-        count = math.nan
-    if isinstance(value, bool) or not (0 <= count < 1e9 and count.is_integer()):
+    count = _to_float(value)
+    if not (0 <= count < 1e9 and count.is_integer()):
         raise RowError("no count", f"{where}: count {str(value)[:60]!r}: needs a whole number of at least 0; {ADVICE}")
     return int(count)

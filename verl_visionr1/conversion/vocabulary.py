@@ -1,14 +1,12 @@
 """Boxes of a vocabulary of categories (COCO, VOC, YOLO, LVIS, ...) as compact columns: large sets have millions.
 
-A reader adds images and boxes to `Columns`; `Columns.finish` gives the frozen `Annotations` that `planning` makes items
-of. *Federated* sets check only some categories on each image: the others are unknown there, neither present nor absent.
+*Federated* sets check only some categories on each image: the others are unknown there, neither present nor absent.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +28,6 @@ from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.targets import normalize_text
 
 _BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)|_+")
-_LOOK_ALIKES = str.maketrans(
-    "\u0410\u0412\u0415\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405"
-    "\u0430\u0435\u043e\u0456\u0440\u0441\u0443\u0445\u0455\u0458"
-    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
-    "ABEIJKMHOPCTXSaeoipcyxsjABEZHIKMNOPTYXo",
-)
-"""Letters of Cyrillic and Greek that look like Latin ones."""
 Key = int | str | float | None
 LEFT_OUT = -1
 """Number of every image that was left out."""
@@ -46,49 +37,32 @@ BOX, CROWD, BAD, DUPLICATE = range(4)
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """One image of a data set; `size_wh` is the frame of its boxes.
-
-    Attributes:
-        checked: federated sets: indexes of the checked categories (present or not); None: all.
-        unsure: indexes of categories that may be present without a box, or have only an invalid box: never asked for
-            on this image.
-    """
+    """One image of a data set; categories are indexes."""
 
     image_id: str
     file_name: str
     path: Path
-    size_wh: tuple[int, int]
-    checked: frozenset[int] | None = None
-    unsure: frozenset[int] = frozenset()
+    size_wh: tuple[int, int]  # the frame of its boxes
+    checked: frozenset[int] | None = None  # federated sets: the checked categories (present or not); None: all
+    unsure: frozenset[int] = frozenset()  # may be present without a box, or have only an invalid one: never asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """A whole data set as compact columns; the N annotations are grouped by image.
-
-    Attributes:
-        name: of the source, for messages and provenance.
-        names: C category names.
-        never_asked: indexes of categories without objects (Roboflow exports have a root category).
-        starts: annotations of image i are `starts[i]:starts[i + 1]`.
-        boxes_xyxy: (N, 4) float64 in the annotated frame, clipped to the image.
-        category: N indexes into `names`.
-        kind: N of BOX, CROWD, BAD or DUPLICATE.
-        annotation_ids: N ids as in the source.
-        own_negatives: the data set names what to ask for on each image, including absent objects; all of it is asked,
-            unless `--negatives` limits it.
-    """
+    """A whole data set as compact columns; the N annotations are grouped by image."""
 
     name: str
     images: Sequence[AnnotatedImage]
-    names: Sequence[str]
-    never_asked: frozenset[int]
-    starts: Sequence[int]
-    boxes_xyxy: np.ndarray
-    category: Sequence[int]
-    kind: Sequence[int]
-    annotation_ids: Sequence[Key]
-    own_negatives: bool = False
+    names: Sequence[str]  # of the categories
+    never_asked: frozenset[int]  # categories without objects (Roboflow exports have a root category)
+    starts: Sequence[int]  # annotations of image i are starts[i]:starts[i + 1]
+    boxes_xyxy: np.ndarray  # (N, 4) float64 in the annotated frame, clipped to the image
+    category: Sequence[int]  # N indexes into `names`
+    kind: Sequence[int]  # N of BOX, CROWD, BAD or DUPLICATE
+    annotation_ids: Sequence[Key]  # N, as in the source
+    own_negatives: bool = (
+        False  # the data set names absent objects of each image; all are asked for without --negatives
+    )
 
     def of_image(self, image: int) -> range:
         """The indexes of one image's annotations."""
@@ -102,20 +76,14 @@ class Annotations:
 class Columns:
     """Builder of `Annotations`.
 
-    `finish` first checks the box convention on all boxes, then reports single bad boxes.
-
     Args:
-        name: of the source, for messages.
-        names: category names, each once (`named_once`).
+        names: category names, each once (`named_once`); `RowsError` for none, or one that cannot be asked for.
         boxes: collects all boxes as written, and knows their convention.
         keeps_marked: marked annotations (crowd, difficult ...) are normal objects, not regions to ignore.
         excluded: images to leave out.
 
     Attributes:
         number_of: key of each image so far -> its number, or `LEFT_OUT`.
-
-    Raises:
-        RowsError: no category, or one whose name is empty or contains a placeholder of verl.
     """
 
     def __init__(
@@ -131,14 +99,10 @@ class Columns:
         self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded
         self.images: list[AnnotatedImage] = []
         self.number_of: dict[str, int] = {}
+        self.convention = boxes.convention
         self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
         self._ids: list[Key] = []
         self._errors: list[RowError] = []
-
-    @property
-    def convention(self) -> Convention:
-        """The convention of the boxes."""
-        return self.written.convention
 
     def excludes(self, image_id: str, file_name: str) -> bool:
         """Whether an image is on the exclusion list; if so, count it and leave it out."""
@@ -182,21 +146,16 @@ class Columns:
         except RowError as error:
             self.refuse(image, category, annotation_id, error, written)
             return
+        is_crowd = bool(mark) and not self.keeps_marked
         if mark:
-            region = "a region to ignore (--marked objects keeps it)"
-            used_as = "an object (--marked objects)" if self.keeps_marked else region
+            used_as = "a region to ignore (--marked objects keeps it)" if is_crowd else "an object (--marked objects)"
             self.ledger.notes[f"annotation marked {mark}: used as {used_as}"] += 1
-        self._append(image, category, CROWD if mark and not self.keeps_marked else BOX, clean, annotation_id)
+        self._append(image, category, CROWD if is_crowd else BOX, clean, annotation_id)
 
     def refuse(
         self, image: int, category: int, annotation_id: Key, error: RowError | None, written: object = None
     ) -> None:
-        """Add an annotation without a usable box, as BAD.
-
-        Args:
-            error: the reason; `finish` reports it with the annotation, its image and the source text `written`.
-                None: the ledger already has it.
-        """
+        """Add an annotation without a usable box, as BAD; `finish` reports the error, if the ledger lacks it."""
         self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
         if error is not None:
             where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
@@ -213,68 +172,52 @@ class Columns:
     def finish(self, never_asked: Collection[int] = ()) -> Annotations:
         """Group the annotations by image and mark repeated boxes. Categories with only a bad box are `unsure`.
 
-        Raises:
-            RowsError: boxes are in another convention. RowError: a bad box, if the ledger does not skip.
+        Raises `RowsError`: boxes are in another convention. RowError: a bad box, if the ledger does not skip.
         """
         self.written.require(self.ledger)
         for error in self._errors:
             self.ledger.skip(error)
-        self._mark_unsure()
-        order, starts = self._order()
+        boxes = np.frombuffer(self._boxes).reshape(-1, 4)
+        category, kind, image = map(np.array, (self._category, self._kind, self._image))
+        self._mark_unsure(category, kind, image)
+        columns = (*boxes.T, category, kind, image)
+        order = np.lexsort(columns)
+        again = kind[order[1:]] == BOX
+        for column in columns:
+            again &= column[order[1:]] == column[order[:-1]]
+        if again.any():
+            self.ledger.notes["repeated box (same image, category and numbers) dropped"] += int(again.sum())
+        kind[order[1:][again]] = DUPLICATE
+        by_image = np.argsort(image, kind="stable")
+        starts = np.searchsorted(image[by_image], np.arange(len(self.images) + 1))
         return Annotations(
             name=self.name,
             images=self.images,
             names=self.names,
             never_asked=frozenset(never_asked),
-            starts=starts,
-            boxes_xyxy=np.frombuffer(self._boxes).reshape(-1, 4)[order],
-            category=_reorder(self._category, order),
-            kind=_reorder(self._kind, order),
-            annotation_ids=[self._ids[i] for i in order],
+            starts=array("q", starts.tobytes()),  # arrays: single items of numpy's are slow
+            boxes_xyxy=boxes[by_image],
+            category=array("i", category[by_image].tobytes()),
+            kind=array("b", kind[by_image].tobytes()),
+            annotation_ids=[self._ids[i] for i in by_image],
         )
 
-    def _mark_unsure(self) -> None:
+    def _mark_unsure(self, category: np.ndarray, kind: np.ndarray, image: np.ndarray) -> None:
         """Mark a category that has only a bad box on an image: it is not absent, but its place is unknown."""
-        pairs: dict[int, set[tuple[int, int]]] = {BOX: set(), BAD: set()}
-        for image, category, kind in zip(self._image, self._category, self._kind, strict=True):
-            if kind in pairs:
-                pairs[kind].add((image, category))
-        only_bad = pairs[BAD] - pairs[BOX]
-        for image, category in only_bad:
-            entry = self.images[image]
-            self.images[image] = replace(entry, unsure=entry.unsure | {category})
-        self.ledger.notes["category with only a bad box on an image: not asked for"] += len(only_bad)
-
-    def _order(self) -> tuple[np.ndarray, array[int]]:
-        """Mark repeated boxes; return the order by image, and the start of each image in it."""
-        boxes = np.frombuffer(self._boxes).reshape(-1, 4)
-        columns = (*boxes.T, *map(np.array, (self._category, self._kind, self._image)))
-        order = np.lexsort(columns)
-        again = np.frombuffer(self._kind, dtype=np.int8)[order[1:]] == BOX
-        for column in columns:
-            again &= column[order[1:]] == column[order[:-1]]
-        for i in order[1:][again]:
-            self._kind[i] = DUPLICATE
-        if again.any():
-            self.ledger.notes["repeated box (same image, category and numbers) dropped"] += int(again.sum())
-        image = columns[-1]
-        by_image = np.argsort(image, kind="stable")
-        return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
+        bad, good = (set(zip(image[kind == it], category[kind == it], strict=True)) for it in (BAD, BOX))
+        for number, only_bad in bad - good:
+            entry = self.images[number]
+            self.images[number] = replace(entry, unsure=entry.unsure | {int(only_bad)})
+        self.ledger.notes["category with only a bad box on an image: not asked for"] += len(bad - good)
 
 
 def _to_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
-    """Convert a box to corners in pixels."""
     if convention.unit == "1":
         corners = convention.as_corners(box)
         if any(not -0.5 <= value <= 1.5 for value in corners if math.isfinite(value)):
             reason = f"box = {list(corners)}: needs fractions of the image, 0 to 1; correct it"
             raise RowError("box not in fractions", reason)
     return convention.in_pixels(box, size_wh)
-
-
-def _reorder(column: array[int], order: np.ndarray) -> array[int]:
-    """Reorder into an `array`, because single items of a numpy array are slow."""
-    return array(column.typecode, np.array(column)[order].tobytes())
 
 
 def key_of(value: Key) -> str | None:
@@ -290,22 +233,16 @@ def key_of(value: Key) -> str | None:
 
 @lru_cache(maxsize=65536)
 def visible_form(name: str) -> str:
-    """Normalize a name to its look: ignores case, Unicode forms, invisible signs, alphabets and word separators.
+    """Normalize a name to its look: ignores case, Unicode forms, invisible signs and word separators.
 
     >>> visible_form("Aerosol_can"), visible_form("aerosol\u00a0can\u200b"), visible_form("Cafe\u0301")
     ('aerosol can', 'aerosol can', 'caf\u00e9')
     """
-    seen = name
-    if not name.isascii():
-        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf").translate(_LOOK_ALIKES)
-    return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(seen)))
+    return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(name)))
 
 
 def named_once(names: Sequence[str], ledger: Ledger | None = None) -> tuple[list[str], list[int]]:
-    """Return names without look-alikes, and the index of each given name among them.
-
-    Args:
-        ledger: notes names that only look like an earlier one.
+    """Return names without look-alikes (noted in the ledger), and the index of each given name among them.
 
     >>> named_once(["cat", "aerosol_can", "cat ", "Aerosol can"])
     (['cat', 'aerosol_can'], [0, 1, 0, 1])

@@ -15,6 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -39,15 +40,10 @@ LOOK_AHEAD = 4
 
 @dataclass(slots=True)
 class TokenCounts:
-    """Tokens of each row: estimated for the prompt, by model family, and for the right answer.
-
-    Attributes:
-        count_answer: counts the tokens of a target's right answer.
-        model: name of the model whose tokenizer counts right answers; "" for an estimate.
-    """
+    """Tokens of each row: estimated for the prompt, by model family; and of the right answer."""
 
     count_answer: Callable[[Target], int] = answer_tokens
-    model: str = ""
+    model: str = ""  # whose tokenizer counts right answers; "" for an estimate
     prompts: dict[str, array[int]] = field(default_factory=lambda: {family: array("l") for family in FAMILIES})
     answers: array[int] = field(default_factory=lambda: array("l"))
 
@@ -61,21 +57,15 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one conversion.
-
-    Attributes:
-        rows: task -> rows; `negatives`: task -> rows among them that ask for absent objects.
-        objects: objects in a row -> number of such rows.
-        skipped_list: file with a line for each skipped entry, if any.
-    """
+    """The result of one conversion."""
 
     written: Written
-    rows: Counter[str]
-    negatives: Counter[str]
-    objects: Counter[int]
+    rows: Counter[str]  # by task
+    negatives: Counter[str]  # rows among them that ask for absent objects
+    objects: Counter[int]  # objects in a row -> number of such rows
     tokens: TokenCounts
     ledger: Ledger
-    skipped_list: Path | None
+    skipped_list: Path | None  # file with a line for each skipped entry
 
 
 def write_items(
@@ -103,12 +93,6 @@ def write_items(
         RowsError: as `RowWriter`; no row left; boxes in another convention. RowError: a bad row, with
             `--on-error fail`.
     """
-    excluded = sorted(flags.excluded.ids)
-    options = {key: value.name if isinstance(value, Path) else value for key, value in asdict(flags).items()}
-    options["exclude_image_ids"] = excluded
-    del options["workers"], options["model"]  # do not affect the rows
-    made_by = f"{made_by}, verl-visionr1 {version('verl-visionr1')}"
-    provenance = {"made_by": made_by, **source, "options": options}
     tasks, negatives, objects = Counter[str](), Counter[str](), Counter[int]()
     tokens = TokenCounts()
     if flags.model is not None:
@@ -117,12 +101,12 @@ def write_items(
     chosen = selected(check_first_boxes(items, flags), flags, ledger)
     if show_progress:
         chosen = track(chosen, "rows", total=total if flags.limit is None else flags.limit, transient=True)
-    first = next(rows := rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
+    first = next(rows := _rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
         raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the filters, or check the source")
     layout = VERL_FEATURES if flags.hf_images else LAYOUTS[flags.to]
-    writing = RowWriter(out, embed=flags.embed, layout=layout, provenance=provenance, shard_rows=flags.shard_rows)
-    with writing as writer:
+    facts = {**_provenance(flags, made_by), **source}
+    with RowWriter(out, embed=flags.embed, layout=layout, provenance=facts, shard_rows=flags.shard_rows) as writer:
         for row in chain([first], rows):
             writer.write(row)
             n_objects = row.target.count if row.target.count is not None else row.target.n_objects
@@ -137,21 +121,19 @@ def write_items(
     return Report(writer.written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
 
 
-def rows_of(
-    items: Iterable[Item], out: Path, flags: Flags, ledger: Ledger, boxes: ItemBoxes, *, allow_none: bool = False
-) -> Iterator[Row]:
-    """Make the rows of items, in their order; bad ones are reported in the ledger.
+def _provenance(flags: Flags, made_by: str) -> dict[str, object]:
+    options = {key: value.name if isinstance(value, Path) else value for key, value in asdict(flags).items()}
+    options["exclude_image_ids"] = sorted(flags.excluded.ids)
+    del options["workers"], options["model"]  # do not affect the rows
+    return {"made_by": f"{made_by}, verl-visionr1 {version('verl-visionr1')}", "options": options}
 
-    Args:
-        out: the output file; copies of images go to `<its name>_images/` beside it.
-        boxes: collects all boxes as the source writes them.
-    """
-    prepare = partial(
-        prepare_image,
-        embed=flags.embed,
-        copies_dir=out.with_name(f"{out.stem}_images"),
-        verify_decode=flags.verify_decode,
-    )
+
+def _rows_of(
+    items: Iterable[Item], out: Path, flags: Flags, ledger: Ledger, boxes: ItemBoxes, *, allow_none: bool
+) -> Iterator[Row]:
+    """Make the rows of items, in their order; bad ones go to the ledger, copies of images beside the output file."""
+    how: dict[str, Any] = {"embed": flags.embed, "verify_decode": flags.verify_decode}
+    prepare = partial(prepare_image, copies_dir=out.with_name(f"{out.stem}_images"), **how)
     groups = (list(group) for _, group in groupby(_check_names(items, ledger), key=lambda item: item.image))
     for group, prepared in _in_threads(groups, lambda group: prepare(group[0].image), flags.workers):
         try:
@@ -162,7 +144,13 @@ def rows_of(
             continue
         for item in group:
             boxes.add(item, item.annotated_wh or image.size_wh)
-        yield from _rows_of_image(group, image, flags, ledger, allow_none)
+        made = []
+        for item in group:
+            with ledger.skipping():
+                made.append(row_of(item, image, flags, ledger, allow_none=allow_none))
+        if made:
+            ledger.note_image(image)
+        yield from made
 
 
 def _check_names(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
@@ -170,25 +158,18 @@ def _check_names(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
     names: dict[str, tuple[str, str]] = {}
     for item in items:
         with ledger.skipping():
-            _check_name(item)
+            name = f"{item.image if isinstance(item.image, Path) else ''}{item.file_name}{item.image_id}"
+            if not name.isascii() and name != name.encode(errors="replace").decode():
+                where, reason = ascii(item.where)[1:-1], f"file name {name!r} is not UTF-8, which rows need"
+                raise RowError("file name not UTF-8", f"{where}: {reason}; rename the file")
             _check_owner(item, names)
             yield item
 
 
-def _check_name(item: Item) -> None:
-    name = f"{item.image if isinstance(item.image, Path) else ''}{item.file_name}{item.image_id}"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        reason = f"file name {name!r} is not UTF-8, which rows need"
-        raise RowError("file name not UTF-8", f"{ascii(item.where)[1:-1]}: {reason}; rename the file") from None
-
-
 def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
-    """Refuse an image file found by part of its name if another item already uses it under another name.
+    """Refuse an image file found by part of its name if another item uses it under another name.
 
-    Args:
-        names: image file -> its longest name so far, and the place of that name.
+    `names`: image file -> its longest name so far, and the place of that name.
     """
     if not isinstance(item.image, Path) or not item.file_name:
         return
@@ -201,22 +182,10 @@ def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
         return
     if not may_be_one_image(item.file_name, known):
         reason = f"its image {item.file_name!r} was found only by the end of its name, as {item.image}"
-        raise RowError(
-            "two names of one image file", f"{item.where}: {reason}, also used for {known!r} of {where}; fetch it"
-        )
+        used = f"also used for {known!r} of {where}; fetch it"
+        raise RowError("two names of one image file", f"{item.where}: {reason}, {used}")
     if len(tails) > len(path_tails(known)):
         names[path] = item.file_name, item.where
-
-
-def _rows_of_image(group: list[Item], image: RowImage, flags: Flags, ledger: Ledger, allow_none: bool) -> Iterator[Row]:
-    is_noted = False
-    for item in group:
-        with ledger.skipping():
-            row = row_of(item, image, flags, ledger, allow_none=allow_none)
-            if not is_noted:
-                ledger.note_image(image)
-            is_noted = True
-            yield row
 
 
 def _in_threads(

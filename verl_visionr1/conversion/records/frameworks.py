@@ -1,6 +1,6 @@
 """Layouts of other frameworks' rows and of common tables: their columns and box formats by name.
 
-`Layout.read` makes `Fields` of a record. Source: the readers and documents of the frameworks.
+Source: the readers and documents of the frameworks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from verl_visionr1.conversion.conventions import NAMED, Convention
-from verl_visionr1.conversion.records.fields import Fields, Layout, columns_of
+from verl_visionr1.conversion.records.fields import Entry, Layout, columns_of
 from verl_visionr1.conversion.records.solutions import read_solution, without_format, without_images
 from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.files import RowError
@@ -23,6 +23,7 @@ WARPED_WH = (840, 840)
 """Size to which Seg-Zero and VisionReasoner warp every image."""
 CLICKS = ("click", "long_press", "moveto", "doubleclick", "rightclick")
 """Actions of GUI-R1 with one point on the screen."""
+_CATEGORY = re.compile(r"belonging to the category '(.{1,200}?)' in the image")
 
 
 def _problem(record: Record, where: str, key: str = "problem") -> str:
@@ -36,42 +37,37 @@ def _problem(record: Record, where: str, key: str = "problem") -> str:
 # ---------------------------------------------------------------------------------------------- image, problem, answer
 
 
-def _easyr1(record: Record, where: str) -> Fields:
+def _easyr1(record: Record, where: str) -> Entry:
     """EasyR1: `images`: [path, bytes or {bytes}], `problem` with <image>, `answer`."""
     problem = _problem(record, where)
     images = record.get("images", record.get("image"))
-    return Fields(image=images, question=without_format(problem), wording=problem, solution=record.get("answer"))
+    return Entry(image=images, question=without_format(problem), wording=problem, solution=record.get("answer"))
 
 
-def _r1_v(record: Record, where: str) -> Fields:
+def _r1_v(record: Record, where: str) -> Entry:
     """R1-V: `solution` is `<answer> 3 </answer>`; a whole number is a count."""
     problem = _problem(record, where)
-    made = Fields(image=record.get("image"), question=without_format(problem), wording=problem)
+    made = Entry(image=record.get("image"), question=without_format(problem), wording=problem)
     solution = read_solution(record.get("solution"), where)
-    text = solution.text
     if not solution.is_none and (solution.boxes is not None or solution.points is not None):
         made.solution = record.get("solution")
-    elif re.fullmatch(r"\d{1,9}", text):
-        made.count = text
+    elif re.fullmatch(r"\d{1,9}", solution.text):
+        made.count = solution.text
     else:
-        made.answer = text
+        made.answer = solution.text
     return made
 
 
-_CATEGORY = re.compile(r"belonging to the category '(.{1,200}?)' in the image")
-
-
-def _visual_rft(record: Record, where: str) -> Fields:
+def _visual_rft(record: Record, where: str) -> Entry:
     """Visual-RFT: boxes in 0-1000 as Python literals, "No Objects", or a class in words."""
     problem = _problem(record, where)
     found = _CATEGORY.search(problem)
-    made = Fields(image=record.get("image"), wording=problem, solution=record.get("solution"))
-    made.phrase = found[1] if found else None
-    made.question = None if found else without_format(problem)
+    made = Entry(image=record.get("image"), wording=problem, solution=record.get("solution"))
+    made.phrase, made.question = (found[1], None) if found else (None, without_format(problem))
     return made
 
 
-def _seg_zero(record: Record, where: str) -> Fields:
+def _seg_zero(record: Record, where: str) -> Entry:
     """Seg-Zero and VisionReasoner: `problem` is the expression; boxes, and unused points, on 840 x 840."""
     problem = _problem(record, where)
     solution = read_solution(record.get("solution"), where)
@@ -80,39 +76,37 @@ def _seg_zero(record: Record, where: str) -> Fields:
     notes = ["point beside a box: box used"] * (solution.points is not None)
     if (record.get("img_width"), record.get("img_height")) != WARPED_WH:
         notes.append("image warped to 840 x 840 by its authors: used unchanged")
-    made = Fields(image=record.get("image"), id=record.get("id"), phrase=problem, wording=problem)
+    made = Entry(image=record.get("image"), id=record.get("id"), phrase=problem, wording=problem)
     made.boxes, made.notes = solution.boxes, tuple(notes)
     return made
 
 
-def _gui_r1(record: Record, where: str) -> Fields:
+def _gui_r1(record: Record, where: str) -> Entry:
     """GUI-R1: `instruction`, `gt_action`, `gt_bbox` of two or four fractions: where to click."""
     action = str(record.get("gt_action", "click")).lower()
-    made = Fields(image=record.get("image"), id=record.get("id"), task="pointing")
     if action not in CLICKS:
-        made.left_out = f"row of the action {action!r}, which is no place on the screen"
-        return made
-    instruction = _problem(record, where, "instruction")
-    history = record.get("history")
-    made.phrase, made.wording = instruction, instruction
-    made.question = f'Click on the element: "{instruction}".'
+        return Entry(left_out=f"row of the action {action!r}, which is no place on the screen")
+    instruction, history = _problem(record, where, "instruction"), record.get("history")
+    question = f'Click on the element: "{instruction}".'
     if isinstance(history, str) and history.strip().lower() not in ("", "none", "null"):
         done = f"Done so far: {history.strip().rstrip('.')}."
-        made.question = f'The task on this screen: "{instruction}". {done} Where is the next click?'
+        question = f'The task on this screen: "{instruction}". {done} Where is the next click?'
     place = record.get("gt_bbox")
     if not isinstance(place, Sequence) or len(place) not in (2, 4):
         raise RowError("no place", f"{where}: gt_bbox {str(place)[:60]}: needs two or four numbers; {ADVICE}")
+    made = Entry(image=record.get("image"), id=record.get("id"), task="pointing", question=question)
+    made.phrase = made.wording = instruction
     made.points, made.boxes = (place, None) if len(place) == 2 else (None, [place])
     return made
 
 
-def _rex_thinker(record: Record, where: str) -> Fields:
+def _rex_thinker(record: Record, where: str) -> Entry:
     """Rex-Thinker's json lines: `image_name`, `referring`, `ans`: boxes on the original image."""
     if "image_name" not in record:
         reason = "no image_name: the parquet of Rex-Thinker has boxes of a resized image, without the original"
         raise RowError("box of a model's frame", f"{where}: {reason}; convert its json lines instead")
     ans = record.get("ans")
-    return Fields(image=record["image_name"], phrase=record.get("referring"), boxes=[] if ans is None else ans)
+    return Entry(image=record["image_name"], phrase=record.get("referring"), boxes=[] if ans is None else ans)
 
 
 # ---------------------------------------------------------------------------------------------- conversations
@@ -121,7 +115,7 @@ _REF, _BBOX = "<ref-object>", "<bbox>"
 """Placeholders of ms-swift."""
 
 
-def _conversation(record: Record, where: str) -> Fields:
+def _conversation(record: Record, where: str) -> Entry:
     """Read question (`wording`) and answer of `messages` or `conversations`; the answer may be in `solution`."""
     turns = record.get("messages") or record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
@@ -135,13 +129,13 @@ def _conversation(record: Record, where: str) -> Fields:
         texts.setdefault(names.get(role, role), []).append("" if text is None else str(text))
     answers = texts["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
     if len(texts["user"]) != 1 or len(answers) != 1:
-        return Fields(left_out="conversation of several turns, or without an answer")
-    made = Fields(image=record.get("images"), wording=without_images(texts["user"][0]), solution=answers[0])
+        return Entry(left_out="conversation of several turns, or without an answer")
+    made = Entry(image=record.get("images"), wording=without_images(texts["user"][0]), solution=answers[0])
     made.notes = ("system prompt dropped",) * bool(texts["system"])
     return made
 
 
-def _llamafactory(record: Record, where: str) -> Fields:
+def _llamafactory(record: Record, where: str) -> Entry:
     """LLaMA-Factory (sharegpt or openai turns) with `images`; boxes in an answer can be in any frame."""
     made = _conversation(record, where)
     made.question = without_format(made.wording or "") or None
@@ -154,14 +148,14 @@ class _Objects(msgspec.Struct):
     bbox_type: Literal["real", "norm1"] | None = None
 
 
-def _ms_swift(record: Record, where: str) -> Fields:
+def _ms_swift(record: Record, where: str) -> Entry:
     """ms-swift: `objects` {ref, bbox, bbox_type} fill the `<ref-object>` and `<bbox>` of `messages`; else words."""
     made = _conversation(record, where)
     asked, answer = made.wording or "", made.solution
     if made.left_out:
         return made
     if _BBOX in asked:
-        return Fields(left_out="row that asks about a given box")
+        return Entry(left_out="row that asks about a given box")
     try:
         objects = msgspec.convert(record.get("objects") or {}, _Objects)
     except msgspec.ValidationError as error:
@@ -183,12 +177,11 @@ def _ms_swift(record: Record, where: str) -> Fields:
         raise RowError("box malformed", f"{where}: {shown}: needs all boxes, or all points; {ADVICE}")
     made.boxes, made.points = (boxes, None) if lengths == {4} else (None, boxes)
     if refs:
-        made.question = None
-        named = _named_refs(where, asked, str(answer), refs)
-        made.phrase = list(dict.fromkeys(named))
-        made.label = _refs_of_boxes(where, asked, str(answer), named, len(boxes))
-    elif labels := _written_labels(where, str(answer), len(boxes)):
-        made.question, made.phrase, made.label = None, list(dict.fromkeys(labels)), labels
+        named, made.label = _pair(where, asked, str(answer), refs, len(boxes))
+    else:
+        named = made.label = _written_labels(where, str(answer), len(boxes))
+    if named:
+        made.question, made.phrase = None, list(dict.fromkeys(named))
     return made
 
 
@@ -206,31 +199,27 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
     return labels
 
 
-def _named_refs(where: str, asked: str, answer: str, refs: Sequence[str]) -> Sequence[str]:
-    """Return the phrases of the placeholders in question and answer, in order; all without placeholders."""
-    wanted = asked.count(_REF) + answer.count(_REF)
+def _pair(where: str, asked: str, answer: str, refs: list[str], n_boxes: int) -> tuple[list[str], list[str]]:
+    """Return the phrases, and the phrase of each box: one for all, one each, or as the answer pairs them."""
+    n_asked, wanted = asked.count(_REF), asked.count(_REF) + answer.count(_REF)
     if len(refs) < wanted:
         reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
         raise RowError("placeholder without a phrase", f"{where}: {reason}; {ADVICE}")
-    return refs[:wanted] if _REF in answer else refs
-
-
-def _refs_of_boxes(where: str, question: str, answer: str, refs: Sequence[str], n_boxes: int) -> list[str]:
-    """Return the phrase of each box: one phrase for all, one each, or as the answer pairs them."""
-    groups, asked = _groups(answer), question.count(_REF)
-    if not any(n_refs for n_refs, _ in groups):  # the answer has only boxes: they belong to the requested phrases
-        groups, asked = [(len(refs), n_boxes)], 0
-    named, paired = list(refs[asked:]), list[str]()
+    groups, named = (
+        [(len(refs), n_boxes)],
+        list(refs),
+    )  # an answer of boxes alone: they belong to the question's phrases
+    if _REF in answer:
+        refs = refs[:wanted]
+        groups, named = _groups(answer), refs[n_asked:]
+    paired = list[str]()
     for n_refs, n_of_them in groups:
         some, named = named[:n_refs], named[n_refs:]
-        if len(some) == 1:
-            paired += some * n_of_them
-        elif len(some) == n_of_them:
-            paired += some
+        paired += some * n_of_them if len(some) == 1 else some if len(some) == n_of_them else []
     if len(paired) != n_boxes:
         reason = f"{len(refs)} ref and {n_boxes} bbox, without their pairing"
         raise RowError("box without a phrase", f"{where}: objects have {reason}; {ADVICE}")
-    return paired
+    return refs, paired
 
 
 def _groups(answer: str) -> list[tuple[int, int]]:

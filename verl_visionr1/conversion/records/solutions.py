@@ -1,8 +1,7 @@
 """Read right answers that other frameworks write as text: boxes, points or words.
 
-Accepted are JSON with or without a fence, Python literals (Visual-RFT), `<answer>` tags, a model's own notation (boxes
-between special tokens), and "None". Unreadable coordinates are an error, never words. Nothing is evaluated: literals
-are read by `ast.literal_eval`, up to `MAX_CHARS`.
+Accepted are JSON with or without a fence, Python literals (`ast.literal_eval`), `<answer>` tags, a model's own notation
+(boxes between special tokens), and "None". Unreadable coordinates are an error, never words.
 """
 
 from __future__ import annotations
@@ -22,14 +21,11 @@ from verl_visionr1.files import RowError
 KeepPrompts = Annotated[bool, "Use the data set's exact prompts instead of the package's."]
 MAX_CHARS = 100_000
 """Longest answer that is read; right answers are shorter."""
-NOTHING = ("none", "no objects", "no object", "[]")
-"""Answers that mean no object; compared without case and a full stop."""
-BOX_KEYS = ("bbox_2d", "bbox", "box", "Position", "position")
-"""Keys of boxes in objects."""
-POINT_KEYS = ("point_2d", "point")
-"""Keys of points in objects."""
-LABEL_KEYS = ("label", "category_name", "category", "name")
-"""Keys of labels in objects."""
+_NOTHING = ("none", "no objects", "no object", "[]")
+_BOX_KEYS = ("bbox_2d", "bbox", "box", "Position", "position")
+_POINT_KEYS = ("point_2d", "point")
+_LABEL_KEYS = ("label", "category_name", "category", "name")
+_ADVICE = "correct or remove the entry"
 
 _NUMBER = r"\s{0,8}[-+]?\d{1,9}(?:\.\d{0,20})?\s{0,8}"
 _FOUR = rf"[\[(<]{_NUMBER}(?:,{_NUMBER}){{3}}(?:(?:,{_NUMBER}){{4}})?[\])>]"
@@ -67,31 +63,23 @@ _MEDIA = re.compile(r"\s*<(?:image|video|audio)>\s*")
 
 
 class Solution(NamedTuple):
-    """The content of an answer.
-
-    Attributes:
-        boxes: four numbers each, in the framework's frame; None: not an answer of boxes.
-        labels: one per box or point, or empty.
-        points: two numbers each; None: not an answer of points.
-        text: the answer without tags and fences.
-    """
+    """The content of an answer. Boxes and points are in the framework's frame; None: not an answer of them."""
 
     boxes: list[list[float]] | None
-    labels: list[str]
+    labels: list[str]  # one per box or point, or empty
     points: list[list[float]] | None
-    text: str
+    text: str  # without tags and fences
 
     @property
     def is_none(self) -> bool:
         """Whether it means that there is no object."""
-        return self.text.lower().rstrip(".") in NOTHING
+        return self.text.lower().rstrip(".") in _NOTHING
 
 
 def read_solution(value: Any, where: str) -> Solution:
     """Read an answer, as text or already decoded.
 
-    Raises:
-        RowError: empty, too long, or with unreadable boxes.
+    Raises `RowError`: empty, too long, or with unreadable boxes.
 
     >>> read_solution("<answer>[{'Position': [1, 2, 3, 4], 'Confidence': 1}]</answer>", "row 1").boxes
     [[1.0, 2.0, 3.0, 4.0]]
@@ -104,20 +92,18 @@ def read_solution(value: Any, where: str) -> Solution:
         return _structured(value, str(value), where)
     written = "" if value is None else str(value)
     if len(written) > MAX_CHARS:
-        raise RowError(
-            "answer too long", f"{where}: an answer of {len(written)} characters; correct or remove the entry"
-        )
+        raise RowError("answer too long", f"{where}: an answer of {len(written)} characters; {_ADVICE}")
     text = without_tags(written)
     if not text:
         needed = "needs a right answer ([] if no object fits)"
-        raise RowError("no answer", f"{where}: the answer is {value!r}: {needed}; correct or remove the entry")
-    if text.lower().rstrip(".") in NOTHING:
-        return Solution([], [], None, text)
+        raise RowError("no answer", f"{where}: the answer is {value!r}: {needed}; {_ADVICE}")
+    words = Solution(None, [], None, text)
+    if words.is_none:
+        return words._replace(boxes=[])
     data = _decoded(text) if text[0] in "[{" else None
     if isinstance(data, list | tuple | Mapping):
         return _structured(data, text, where)
-    boxes, labels = _read_notation(text, where) or (None, [])
-    return Solution(boxes, labels, None, text)
+    return _read_notation(words, where)
 
 
 def without_tags(text: str) -> str:
@@ -145,11 +131,7 @@ def without_format(question: str) -> str:
 
 
 def without_images(question: str) -> str:
-    """Return a question without image placeholders.
-
-    >>> without_images("<image>\\nWhat is it?")
-    'What is it?'
-    """
+    """Return a question without image placeholders."""
     return _MEDIA.sub(" ", question).strip()
 
 
@@ -158,8 +140,6 @@ def options_of(question: str) -> tuple[str, ...]:
 
     >>> options_of("What is it?\\nA. a cat\\nB. a dog\\nAnswer with the letter.")
     ('a cat', 'a dog')
-    >>> options_of("Is plan A. good?")
-    ()
     """
     marks = list(_MARK.finditer(question))
     starts = [i for i, mark in enumerate(marks) if mark[1] == "A"]
@@ -191,105 +171,66 @@ def decoded_text(value: Any) -> Any:
 
 def _decoded(text: str) -> Any:
     """Decode JSON, or else a Python literal; None for neither."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
+    for decode in (msgspec.json.decode, ast.literal_eval):
+        try:
+            return decode(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return None
 
 
 def _structured(data: Any, text: str, where: str) -> Solution:
     """Read boxes or points of a decoded answer; without both it is words (a pair of numbers may be an interval)."""
-    objects = [data] if isinstance(data, Mapping) or _is_numbers(data) else list(data) if _is_list(data) else []
-    if objects and all(isinstance(it, Mapping) for it in objects) and any(map(_has_place, objects)):
+    objects = [data] if isinstance(data, Mapping) or _is_numbers(data) else list(data)
+    has_place = any(_values_at([it], _BOX_KEYS + _POINT_KEYS) != [None] for it in objects if isinstance(it, Mapping))
+    if has_place and all(isinstance(it, Mapping) for it in objects):
         return _of_objects(objects, where, text)
     if objects and all(_is_numbers(it) and len(it) == 4 for it in objects):
         return Solution([numbers_of(it, 4, where, texts=True) for it in objects], [], None, text)
     _refuse(_PLACES, text, where)  # pairs of numbers may be anything
-    return Solution([] if _is_list(data) and not data else None, [], None, text)
-
-
-def _has_place(record: Mapping[str, Any]) -> bool:
-    return _first(record, BOX_KEYS + POINT_KEYS) is not None
+    return Solution(None if objects else [], [], None, text)
 
 
 def _of_objects(objects: Sequence[Mapping[str, Any]], where: str, text: str) -> Solution:
-    boxes = [_first(it, BOX_KEYS) for it in objects]
-    points = [_first(it, POINT_KEYS) for it in objects]
-    labels = [_first(it, LABEL_KEYS) for it in objects]
+    labels = _values_at(objects, _LABEL_KEYS)
     kept = [label for label in labels if isinstance(label, str) and label.strip()]
     if kept and len(kept) != len(objects):
         number = next(i for i, label in enumerate(labels) if label not in kept)
-        raise RowError(
-            "label missing", f"{where}: object {number} of the answer has label {labels[number]!r}; correct it"
-        )
-    return Solution(boxes=_all_numbers(boxes, 4, where), labels=kept, points=_all_numbers(points, 2, where), text=text)
+        reason = f"object {number} of the answer has label {labels[number]!r}; correct it"
+        raise RowError("label missing", f"{where}: {reason}")
+    boxes, points = _values_at(objects, _BOX_KEYS), _values_at(objects, _POINT_KEYS)
+    return Solution(_all_numbers(boxes, 4, "box", where), kept, _all_numbers(points, 2, "point", where), text)
 
 
-def _all_numbers(values: Sequence[Any], size: int, where: str) -> list[list[float]] | None:
-    return (
-        None
-        if all(value is None for value in values)
-        else [numbers_of(value, size, where, {2: "point", 4: "box"}[size], texts=True) for value in values]
-    )
+def _all_numbers(values: Sequence[Any], size: int, what: str, where: str) -> list[list[float]] | None:
+    if all(value is None for value in values):
+        return None
+    return [numbers_of(value, size, where, what, texts=True) for value in values]
 
 
-def _first(record: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((record[key] for key in keys if record.get(key) is not None), None)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+def _values_at(objects: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Any]:
+    """Return the first value of each object under these keys; None if it has none."""
+    return [next((it[key] for key in keys if it.get(key) is not None), None) for it in objects]
 
 
 def _is_numbers(value: Any) -> bool:
-    return _is_list(value) and bool(value) and all(isinstance(v, int | float) for v in value)
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, int | float) for v in value)
 
 
 # ---------------------------------------------------------------------------------------------- notations of models
 
 
-def _read_notation(text: str, where: str) -> tuple[list[list[float]], list[str]] | None:
-    """Read the boxes of an answer in the notation of Qwen-VL, Qwen2-VL, InternVL, GLM or Griffon; None for words.
-
-    Raises:
-        RowError: coordinates that are in none of these notations.
-
-    >>> _read_notation("<ref>cat</ref><box>[[1, 2, 3, 4]]</box>", "row 1")
-    ([[1.0, 2.0, 3.0, 4.0]], ['cat'])
-    >>> _read_notation("on the left", "row 1") is None
-    True
-    """
-    if "<box>" in text:  # Seg-Zero also writes points
-        text = _POINTS.sub("", text)
+def _read_notation(words: Solution, where: str) -> Solution:
+    """Read boxes in the notation of Qwen-VL, Qwen2-VL, InternVL, GLM or Griffon; refuse any other coordinates."""
+    text = _POINTS.sub("", words.text) if "<box>" in words.text else words.text  # Seg-Zero also writes points
     for parse, spelled in _candidates(text):
         answer = parse(spelled)
         labels = list(answer.labels) if any(answer.labels) else []
         is_prose = bool(labels and _TAGGED.search(text) and not _LABELLED.search(text))  # words before the token
         if answer.boxes_xyxy and not answer.defects and not answer.n_dropped and not is_prose:
-            return [list(box) for box in answer.boxes_xyxy], labels
+            return words._replace(boxes=[list(box) for box in answer.boxes_xyxy], labels=labels)
     _refuse(_COORDINATES, text, where)
-    return None
-
-
-def refuse_pairs(text: str, where: str) -> None:
-    """Refuse two pairs of numbers, which may be corners, in an answer that should be boxes.
-
-    Raises:
-        RowError: two pairs in brackets.
-    """
-    _refuse(_PAIRS, text, where)
-
-
-def _refuse(pattern: re.Pattern[str], text: str, where: str) -> None:
-    found = pattern.search(unicodedata.normalize("NFKC", text))
-    if found is not None:
-        reason = f"the answer {text[:80]!r} has coordinates ({found[0].strip()[:40]}) in an unknown notation"
-        advice = "write [x1, y1, x2, y2], or a JSON list of bbox_2d and label; if it is words, remove the coordinates"
-        raise RowError("answer unreadable", f"{where}: {reason}; {advice}")
+    return words
 
 
 def _candidates(text: str) -> list[tuple[Callable[[str], Answer], str]]:
@@ -302,3 +243,16 @@ def _candidates(text: str) -> list[tuple[Callable[[str], Answer], str]]:
     if _COORDINATES.search(text) is None:
         return []
     return [(parse_qwen2_vl, text), (parse_internvl, text), (parse_griffon, text)]
+
+
+def refuse_pairs(text: str, where: str) -> None:
+    """Refuse two pairs of numbers in brackets, which may be corners, in an answer that should be boxes (`RowError`)."""
+    _refuse(_PAIRS, text, where)
+
+
+def _refuse(pattern: re.Pattern[str], text: str, where: str) -> None:
+    found = pattern.search(unicodedata.normalize("NFKC", text))
+    if found is not None:
+        reason = f"the answer {text[:80]!r} has coordinates ({found[0].strip()[:40]}) in an unknown notation"
+        advice = "write [x1, y1, x2, y2], or a JSON list of bbox_2d and label; if it is words, remove the coordinates"
+        raise RowError("answer unreadable", f"{where}: {reason}; {advice}")

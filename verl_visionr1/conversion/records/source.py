@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,29 +14,22 @@ import msgspec
 
 from verl_visionr1.conversion.image_files import ImageKeys, embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import Entry, Fields, Layout, entry_of
+from verl_visionr1.conversion.records.fields import Entry, Layout
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-_TABLES = (".parquet", ".arrow")
-_METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
 
 
 @dataclass(frozen=True, slots=True)
 class RecordSource:
-    """Some files of one layout.
-
-    Attributes:
-        images_dir: folder that image names are relative to.
-        is_given: whether the user named it; then absolute names are searched in it, too.
-    """
+    """Some files of one layout."""
 
     files: tuple[Path, ...]
     layout: Layout
-    images_dir: Path
-    is_given: bool = True
+    images_dir: Path  # that image names are relative to
+    is_given: bool = True  # the user named it: absolute names are searched in it, too
     _key_of: dict[str, str] = field(default_factory=dict, repr=False)
     _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
@@ -52,17 +44,20 @@ class RecordSource:
         """
         if images_dir is not None:
             require_images(images_dir, "--images-dir")
-        folder = source
-        if source.is_dir():
-            folder = source / split if split and (source / split).is_dir() else source
-            metadata = sorted(path for path in folder.iterdir() if _METADATA.fullmatch(path.name))
-            found = metadata or files_of(folder, KINDS, split)
-            files = metadata or [path for path in found if path.suffix.lower() in _TABLES] or found
-        else:
-            files, folder = files_of(source, KINDS), source.parent
+        folder = source / split if split and (source / split).is_dir() else source
+        files = sorted(path for path in folder.glob("metadata.*") if path.suffix in (".jsonl", ".csv", ".parquet"))
+        if not files:
+            found = files_of(folder, KINDS, split)
+            files = [path for path in found if path.suffix.lower() in (".parquet", ".arrow")] or found
+        folder = folder if source.is_dir() else source.parent
         if not layout.class_names and "label" in layout.columns:
             layout = replace(layout, class_names=names_in_parquet(files[0], layout.columns["label"]))
         return RecordSource(tuple(files), layout, images_dir or folder, images_dir is not None)
+
+    @property
+    def name(self) -> str:
+        """The names of the files, for messages."""
+        return ", ".join(path.name for path in self.files)
 
     def records(self, *, with_images: bool = True) -> Iterator[tuple[str, Any]]:
         """Yield (place, record or its error); without images if that saves reading them."""
@@ -80,11 +75,9 @@ class RecordSource:
 
         with open_parquet(path) as parquet:
             names = parquet.schema_arrow.names
-        image = self.layout.columns.get("image", "").partition(".")[0]
-        heavy = {image, *self.layout.image_columns}
-        columns = [name for name in names if name not in heavy]
-        for number, record in enumerate(read_rows(path, columns=columns)):
-            yield f"{path.name}: row {number}", {**dict.fromkeys(heavy & set(names)), **record}
+        heavy = {self.layout.columns.get("image", "").partition(".")[0], "image", "images"} & set(names)
+        for number, record in enumerate(read_rows(path, columns=[name for name in names if name not in heavy])):
+            yield f"{path.name}: row {number}", {**dict.fromkeys(heavy), **record}
 
     def entries(
         self,
@@ -92,76 +85,59 @@ class RecordSource:
         split: str = "",
         *,
         with_images: bool = True,
-        on_bad: Callable[[str, Fields], None] | None = None,
+        on_bad: Callable[[Entry], None] = lambda entry: None,
     ) -> Iterator[tuple[int, Entry]]:
         """Yield (number of the record, entry) of all good records of a split; the others go to the ledger.
 
         Args:
             split: of records with a split; "": all.
-            on_bad: called with the place and fields of a record with invalid values.
+            on_bad: called with a record that has invalid values.
         """
         for number, (where, record) in enumerate(self.records(with_images=with_images)):
-            made = None
-            try:
-                made = self.layout.fields(where, record)
-                if made.left_out:
-                    ledger.left_out[made.left_out] += 1
+            with ledger.skipping():
+                entry = self.layout.entry(where, record)
+                if entry.left_out:
+                    ledger.left_out[entry.left_out] += 1
                     continue
-                entry = entry_of(where, made, self.layout)
-            except RowError as error:
-                ledger.skip(error)
-                if made is not None and on_bad is not None:
-                    on_bad(where, made)
-                continue
-            if split and entry.split and entry.split != split:
-                ledger.left_out[f"row of split {entry.split} (--split)"] += 1
-                continue
-            for note in made.notes:
-                ledger.notes[note] += 1
-            yield number, entry
+                try:
+                    entry.check(self.layout)
+                except RowError:
+                    on_bad(entry)
+                    raise
+                if split and entry.split and entry.split != split:
+                    ledger.left_out[f"row of split {entry.split} (--split)"] += 1
+                    continue
+                ledger.notes.update(entry.notes)
+                yield number, entry
 
-    def image_in(self, value: Any, where: str) -> Path | EmbeddedImage:
-        """Return the image of a record's value, also in a list of one.
-
-        Raises:
-            RowError: no image, or one outside the folder.
-        """
-        value = value[0] if isinstance(value, list) and value else value
-        name = value.get("path") if isinstance(value, dict) else value
+    def image_in(self, image: Any, where: str) -> Path | EmbeddedImage:
+        """Return the image of a record's value; `RowError` if there is none, or one outside the folder."""
+        name = image.get("path") if isinstance(image, dict) else image
         is_there = isinstance(name, str) and os.path.isabs(name) and not self.is_given
-        return embedded_image(value, where, None if is_there else self.images_dir)
+        return embedded_image(image, where, None if is_there else self.images_dir)
 
-    def image_key(self, value: Any, where: str) -> str:
+    def image_key(self, entry: Entry) -> str:
         """Return a key that all records of one image share, in any spelling of its name.
 
         For embedded images it is a digest of the bytes: their `path` is not reliable, since tools write `image.png` for
-        all.
-
-        Args:
-            where: the key of a missing image.
+        all. For a missing image it is the place of the record.
         """
-        image = value[0] if isinstance(value, list) and value else value
-        data = image.get("bytes") if isinstance(image, Mapping) else image
+        data = entry.image.get("bytes") if isinstance(entry.image, dict) else entry.image
         if isinstance(data, bytes) and data:
             return f"sha256:{hashlib.sha256(data).hexdigest()}"
-        name = image.get("path") if isinstance(image, Mapping) else image
-        key = name if isinstance(name, str) and name else where
+        key = entry.file_name or entry.where
         if key not in self._key_of:
             self._key_of[key] = key
             with suppress(RowError):  # reported when the image is used
-                image = self.image_in(value, where)
+                image = self.image_in(entry.image, entry.where)
                 self._key_of[key] = self._keys.key(key, image) if isinstance(image, Path) else key
         return self._key_of[key]
-
-
-# ---------------------------------------------------------------------------------------------- survey
 
 
 def survey(source: RecordSource) -> tuple[str, ...]:
     """Read all records once; return the labels of a vocabulary, sorted, or all of `--class-names`.
 
-    Raises:
-        RowsError: a column that no record has. RowError: no label, and an unreadable record.
+    Raises `RowsError`: a column that no record has. RowError: no label, and an unreadable record.
     """
     seen: set[str] = set()
     labels: set[str] = set()
@@ -171,15 +147,15 @@ def survey(source: RecordSource) -> tuple[str, ...]:
             seen.update(map(str, record))
             if source.layout.is_vocabulary:
                 try:
-                    labels.update(entry_of(where, source.layout.fields(where, record), source.layout).labels)
+                    entry = source.layout.entry(where, record)
+                    entry.check(source.layout)
+                    labels.update(entry.label)
                 except RowError as bad:  # reported when it is converted
                     error = error or bad
     missing = source.layout.missing(seen)
     if missing is not None and seen:
-        name = ", ".join(path.name for path in source.files)
-        raise RowsError(
-            f"{name}: no column {missing!r}; it has {', '.join(sorted(seen))}; correct --column or --preset"
-        )
+        has = f"it has {', '.join(sorted(seen))}"
+        raise RowsError(f"{source.name}: no column {missing!r}; {has}; correct --column or --preset")
     names = source.layout.class_names or tuple(sorted(labels))
     if error is not None and not names:
         raise error
@@ -187,11 +163,7 @@ def survey(source: RecordSource) -> tuple[str, ...]:
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
-    """Return the names of a column's numbers from Hugging Face's metadata (ClassLabel); else ().
-
-    Args:
-        column: dotted name.
-    """
+    """Return the names of the numbers in a (dotted) column, from Hugging Face's metadata (ClassLabel); else ()."""
     import pyarrow.parquet as pq
 
     if path.suffix.lower() != ".parquet":
