@@ -293,17 +293,6 @@ def test_the_data_trained_on_gives_the_source(tmp_path: Path) -> None:
     assert counts.n_unknown == 1
 
 
-def test_progress_comes_to_the_size_of_the_files(tmp_path: Path) -> None:
-    rows = [row(uid=f"a{i}_0_0") for i in range(1300)]
-    plain = write_dump(tmp_path / "1.jsonl", rows)
-    table = parquet_of(tmp_path / "2.parquet", rows)
-    for file in (plain, table):
-        told: list[int] = []
-        read(file, advance=told.append)
-        assert len(told) >= 3
-        assert sum(told) == pytest.approx(file.stat().st_size, abs=len(told))
-
-
 def no_such_file(folder: Path) -> Path:
     return folder / "9.jsonl"
 

@@ -46,7 +46,10 @@ class Options:
             return None
         if isinstance(self.stage, str):  # of `visionr1 eval`
             return Moment(1.0 if self.stage == "final" else None)
-        progress = None if self.progress in (None, "off") else given.fraction_of(str(self.progress))
+        try:
+            progress = None if self.progress in (None, "off") else float(str(self.progress))
+        except ValueError:
+            raise ValueError(f"--progress {self.progress}: needs a fraction of training in [0, 1], or off") from None
         return Moment(progress, self.stage, self.total_steps)
 
     @property
@@ -110,9 +113,7 @@ class ScoringSetup:
     @property
     def data(self) -> list[Path]:
         """The run's data files that exist here."""
-        if self.run is None:
-            return []
-        files = [*self.run.last.train_files, *self.run.last.val_files]
+        files = [] if self.run is None else [*self.run.last.train_files, *self.run.last.val_files]
         return [Path(file) for file in files if file.endswith(".parquet") and Path(file).is_file()]
 
     @property
@@ -135,23 +136,30 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
     found = run_of(paths)
     if found is not None:
         file, run = found
-        described = run.last.describe()
-        notes = [f"{file}: {described}", *(f"{option}: overrides the run's own" for option in options.named)]
         judging = override(run.judging(), options)
-        notes += [] if options.frame is None else _frame_notes(_sample(paths, columns), judging)
+        notes = [f"{file}: {run.last.describe()}", *(f"{option}: overrides the run's own" for option in options.named)]
+        if options.frame is not None:
+            notes += _frame_notes(_sample(paths, columns), judging)
         return ScoringSetup(judging, tuple(notes), run, file, tuple(options.named))
-    judging, fixed, notes = Judging(given.preset_of("visionr1"), frame_named("original")), _fixed(options), []
+    judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), []
+    chosen = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
+    fixed = frozenset(name for name, value in chosen.items() if value is not None)
     evaluation = evaluation_of(paths)
     if evaluation is not None:
         judging, notes = _as_evaluated(*evaluation, judging, options)
         fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
     judging, sample = override(judging, options), _sample(paths, columns)
-    if len(fixed) == len(INFERRED):  # every choice was made by an option
-        return ScoringSetup(judging, (*notes, *_frame_notes(sample, judging)))
-    inferred = infer(sample, judging, fixed)
-    found_out = "".join(f"; {note}" for note in inferred.notes)
-    notes.append(f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}")
-    return ScoringSetup(inferred.judging, (*notes, *_frame_notes(sample, inferred.judging)))
+    if len(fixed) < len(INFERRED):
+        inferred = infer(sample, judging, fixed)
+        judging = inferred.judging
+        assumed = {
+            "frame": f"frame {judging.frame.name} (--frame)",
+            "moment": f"{judging.moment} (--progress, --stage, --total-steps)",
+            "preset": f"preset {judging.preset.name} (--preset)",
+        }
+        words = ", ".join(text for name, text in assumed.items() if name not in fixed)
+        notes.append("; ".join([f"no {RUN_FILE}: assumed {words}", *inferred.notes]))
+    return ScoringSetup(judging, (*notes, *_frame_notes(sample, judging)))
 
 
 def is_described(path: Path) -> bool:
@@ -174,12 +182,8 @@ def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
     if not files or len(files) < len(paths) or not all(file.is_file() for file in files):
         return None
     made = [read_made(file) for file in files]
-    return (files[0], made[0]) if len({_spoken(one) for one in made}) == 1 else None
-
-
-def _spoken(made: Made) -> tuple[object, ...]:
-    """The settings of an evaluation that decide how its answers are read."""
-    return made.model_type, made.min_pixels, made.max_pixels, made.sampling.max_tokens
+    spoken = {(one.model_type, one.min_pixels, one.max_pixels, one.sampling.max_tokens) for one in made}
+    return (files[0], made[0]) if len(spoken) == 1 else None
 
 
 def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) -> tuple[Judging, list[str]]:
@@ -199,16 +203,6 @@ def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) ->
     ]
 
 
-def _describe(judging: Judging, fixed: frozenset[str]) -> str:
-    """Describe the assumptions about a dump without a run record, with their options."""
-    assumed = {
-        "frame": f"frame {judging.frame.name} (--frame)",
-        "moment": f"{judging.moment} (--progress, --stage, --total-steps)",
-        "preset": f"preset {judging.preset.name} (--preset)",
-    }
-    return ", ".join(words for name, words in assumed.items() if name not in fixed)
-
-
 def _frame_notes(sample: list[Rollout], judging: Judging) -> list[str]:
     try:
         return list(filter(None, [frame_note(sample, judging)]))
@@ -219,11 +213,6 @@ def _frame_notes(sample: list[Rollout], judging: Judging) -> list[str]:
 def _sample(paths: list[Path], columns: Columns | None) -> list[Rollout]:
     files = [file for dump in dumps_of(paths) for file in dump.files]
     return sample_of(read_rollouts(files, columns=columns, on_error="skip"))
-
-
-def _fixed(options: Options) -> frozenset[str]:
-    fixed = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
-    return frozenset(name for name, value in fixed.items() if value is not None)
 
 
 def override(judging: Judging, options: Options) -> Judging:

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_visionr1.integrations.core import FunctionSettings, Scorer, make_scorer
-from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_loader
 from verl_visionr1.settings import SettingsError
 
@@ -62,7 +61,7 @@ class VisionReward:
     ) -> list[float | None]:
         """Score a batch of completions; None for a row without a ground truth."""
         lengths = None if response_token_ids is None else [sum(map(len, turns)) for turns in response_token_ids]
-        reports = evaluate_rows(self.scorer, completions, solution, trainer_state, columns, lengths)
+        reports = self.scorer.evaluate_batch(completions, solution, trainer_state, columns, lengths)
         return [None if report is None else report[self.metric] for report in reports]
 
 
@@ -80,14 +79,15 @@ def make_orm(metric: str = "value", **settings: Any) -> type:
 
     reward = VisionReward(settings, metric)
 
-    def init(self: Any, args: Any = None, **kwargs: Any) -> None:
-        ORM.__init__(self, args, **kwargs)
+    class VisionR1(ORM):
+        __doc__ = VisionReward.__doc__
 
-    def call(self: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
-        return reward(completions, **columns)
+        def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
+            return reward(completions, **columns)
 
-    name = "VisionR1" if metric == "value" else f"VisionR1_{metric}"  # its name in ms-swift's logs
-    return type(name, (ORM,), {"__init__": init, "__call__": call, "__doc__": VisionReward.__doc__})
+    if metric != "value":
+        VisionR1.__name__ = f"VisionR1_{metric}"  # its name in ms-swift's logs
+    return VisionR1
 
 
 def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from verl_visionr1.answers.transcript import answer_text
 from verl_visionr1.integrations.core import FunctionSettings, make_scorer
-from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_processor, with_budget
 
 STEP_ADVICE = "TRL passes it in trainer_state: set max_steps or num_train_epochs, or total_steps here"
@@ -56,7 +55,7 @@ def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
         """Score a batch of completions; None for a row without a ground truth."""
         texts = [answer_text(completion) for completion in completions]
         lengths = None if completion_ids is None else [len(ids) for ids in completion_ids]
-        reports = evaluate_rows(scorer, texts, ground_truth, trainer_state, columns, lengths)
+        reports = scorer.evaluate_batch(texts, ground_truth, trainer_state, columns, lengths)
         if log_metric is not None:
             for name, value in _means([report for report in reports if report is not None]).items():
                 log_metric(f"{METRIC_PREFIX}{name}", value)

@@ -26,9 +26,9 @@ from verl_visionr1.integrations.core import (
     Scorer,
     make_scorer,
     row_report,
+    step_of_weights,
     to_plain,
 )
-from verl_visionr1.integrations.rows import step_of_weights
 from verl_visionr1.processed import ImageProcessor, processed_size
 from verl_visionr1.rewards import ResponseContext, Score
 from verl_visionr1.rewards.context import Context

@@ -1,10 +1,8 @@
 """Confidence intervals by resampling images (Efron's percentile bootstrap).
 
-Images are drawn with replacement, as many as there are; an image brings all its rows, answers and boxes. A metric is
-computed for each resample from numbers per image, without evaluating again. Two models that answered the same images
-get the same resamples (same images, seed and number of resamples), so their differences are paired.
-
-Legend: B resamples, U images (units), `weights_bu[b, u]` how often image u is in resample b.
+An image brings all its rows, answers and boxes. Two models that answered the same images get the same resamples, so
+their differences are paired. Legend: B resamples, U images (units), `weights_bu[b, u]` how often image u is in
+resample b.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ Weights = NDArray[Any]
 BIASED = ("AP", "NMS-AP")
 """Prefixes of metrics whose resampled values are biased upwards."""
 LEAST_SHARE = 0.9
-"""Least share of resamples with a defined value. If only one or two images contribute, fewer have one, and the rest
-would not be representative."""
+"""Least share of resamples with a defined value: fewer have one if only one or two images contribute."""
 MAX_CELLS = 4_000_000
 """Most cells of a table of weights in memory."""
 
@@ -37,8 +34,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         value: None if undefined (for example, no object of that size).
-        low, high: ends of the confidence interval; None without resamples, or if only one or two images
-            contribute.
+        low, high: ends of the confidence interval; None without resamples, or if one or two images contribute.
         n: number of rows; for average precision, of images.
     """
 
@@ -78,14 +74,11 @@ class Ratios:
     @property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
         """Metric -> (value, number of rows with a denominator)."""
-        found: dict[str, tuple[float | None, int]] = {}
-        for name, (above, below) in self.parts.items():
-            total = float(below.sum())
-            value = float(above.sum()) / total if total else None
-            if value is not None and name in self.roots:
-                value = float(np.sqrt(value))
-            found[name] = (value, int(np.count_nonzero(below)))
-        return found
+        everything = self.resampled(np.ones((1, int(self.units.max(initial=-1)) + 1)))
+        return {
+            name: (float(value) if np.isfinite(value) else None, int(np.count_nonzero(self.parts[name][1])))
+            for name, (value,) in everything.items()
+        }
 
     def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
         """Metric -> B values."""

@@ -1,9 +1,8 @@
 """Match saved rollouts to rows of the training data.
 
-verl's dumps hold the ground truth and the prompt as text, decoded from the model's tokens with the chat template
-around it, but neither the row's index nor its image. So a row is found by its ground truth and its question, which must
-occur in the prompt; also by index and image, in a user's own tables that have them. A rollout that still matches
-several different rows is ambiguous, and is not assigned to any.
+verl's dumps hold the ground truth and the prompt as text, with the chat template around it, but neither the row's
+index nor its image. So a row is found by its ground truth and its question, which must occur in the prompt; also by
+index and image, in tables that have them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ Match = Literal["prompt", "truth"]
 """Match by everything in the dump ("prompt"), or only by ground truth."""
 _FEW = 32
 """Most questions of one ground truth that are searched one by one."""
-_DIGEST = "sha256:"
+DIGEST = "sha256:"
+"""Prefix of the name of an embedded image."""
 
 
 class Finder:
@@ -39,11 +39,9 @@ class Finder:
         self._found = lru_cache(maxsize=8192)(self._find)
 
     def prompts_of(self, rollout: Rollout) -> tuple[int, ...] | None:
-        """Find the prompts (see `TrainingRows.prompts`) that match a rollout.
+        """Find the prompts (see `TrainingRows.prompts`) that match a rollout; several: ambiguous.
 
-        One number: found. Several: ambiguous. `()`: its ground truth is in the data, but with another question, image
-            or
-        index. None: its ground truth is not in the data.
+        None: its ground truth is not in the data; `()`: it is, but with another question, image or index.
         """
         known = (None, None, None)
         if self.match == "prompt":
@@ -77,7 +75,7 @@ class Finder:
                 number = self.rows.question_numbers.get(asked, NOTHING)
                 if before + asked + after == prompt and len(same := _equal(rows, questions, number)):
                     return same
-        held = [number for number in numbers.tolist() if self._holds(prompt, number)]
+        held = [n for n in numbers.tolist() if all(turn in prompt for turn in self._texts[n].split(TURN))]
         if not held:
             return rows[:0]
         longest = max(len(self._texts[number]) for number in held)
@@ -87,9 +85,6 @@ class Finder:
             if (before, after) not in self._templates:
                 self._templates.append((before, after))
         return rows[np.isin(questions, held)]
-
-    def _holds(self, prompt: str, question: int) -> bool:
-        return all(turn in prompt for turn in self._texts[question].split(TURN))
 
 
 def _equal(rows: Numbers, keys: Numbers, key: int) -> Numbers:
@@ -103,6 +98,6 @@ def _may_be(dumped: str, known: str | None) -> bool:
     >>> _may_be("images/1.png", "/data/images/1.png"), _may_be("2.png", "/data/1.png"), _may_be("2.png", None)
     (True, False, True)
     """
-    if known is None or dumped.startswith(_DIGEST) != known.startswith(_DIGEST):
+    if known is None or dumped.startswith(DIGEST) != known.startswith(DIGEST):
         return True
     return dumped == known or f"/{known}".endswith(f"/{dumped}") or f"/{dumped}".endswith(f"/{known}")
