@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,7 @@ MADE = {"_build", "generated", "tutorial"}
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(
-        page
-        for page in DOCS.rglob("*.md")
-        if not {"_build", "generated", "tutorial"} & set(page.relative_to(DOCS).parts)
-    ),
+    *sorted(page for page in DOCS.rglob("*.md") if not MADE & set(page.relative_to(DOCS).parts)),
 )
 _FENCE = re.compile(
     r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -31,15 +28,7 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block.
-
-    Attributes:
-        page: the file, from the repository's root.
-        line: of the opening fence, from 1.
-        language: after the fence.
-        note: the comment on the line before it; "" for none.
-        body: its lines.
-    """
+    """A fenced block: its page and line, and the comment on the line before it ("" for none)."""
 
     page: str
     line: int
@@ -51,8 +40,7 @@ class Block:
     def commands(self) -> list[list[str]]:
         """The words of each command, without comments; continued lines are one."""
         lines = self.body.replace("\\\n", " ").splitlines()
-        split = [shlex.split(line, comments=True) for line in lines]
-        return [words for words in split if words]
+        return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
     @property
     def exit_code(self) -> int:
@@ -63,13 +51,10 @@ class Block:
 
 def blocks_of(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
-    text = page.read_text()
-    name = str(page.relative_to(ROOT))
+    text, name = page.read_text(), str(page.relative_to(ROOT))
     return [
-        Block(
-            name, text[: found.start("language")].count("\n") + 1, found["language"], found["note"] or "", found["body"]
-        )
-        for found in _FENCE.finditer(text)
+        Block(name, text[: one.start("language")].count("\n") + 1, one["language"], one["note"] or "", one["body"])
+        for one in _FENCE.finditer(text)
     ]
 
 
@@ -82,7 +67,7 @@ def make_workspace(folder: Path) -> Path:
     import restore
 
     run = folder / "outputs" / "tiny_visionr1_cpu"
-    val = restore.restore(run)
+    restore.restore(run)
     scenes = run / "data" / "scenes"
     shutil.copytree(scenes / "val", folder / "images")
     coco = json.loads((scenes / "annotations" / "instances_val.json").read_text())
@@ -91,11 +76,9 @@ def make_workspace(folder: Path) -> Path:
         annotations = [each for each in coco["annotations"] if each["image_id"] in kept]
         (folder / f"{name}.json").write_text(json.dumps({**coco, "images": images, "annotations": annotations}))
     _write_records(folder / "mine.jsonl", coco)
-    for split, flags in (("train", []), ("val", ["--split", "val"])):
-        annotations = folder / ("annotations.json" if split == "train" else "annotations_val.json")
-        restore.convert(annotations, folder / "images", folder / f"{split}.parquet", *flags)
+    restore.convert(folder / "annotations.json", folder / "images", folder / "train.parquet")
+    restore.convert(folder / "annotations_val.json", folder / "images", folder / "val.parquet", "--split", "val")
     (folder / "recipes").symlink_to(ROOT / "recipes")
-    assert val.is_file()
     return folder
 
 
@@ -103,15 +86,11 @@ def _write_records(file: Path, coco: dict) -> None:
     """Phrases with one box each, as people write them down."""
     images = {image["id"]: image for image in coco["images"]}
     names = {category["id"]: category["name"] for category in coco["categories"]}
+    n_same = Counter((each["image_id"], each["category_id"]) for each in coco["annotations"])
     lines: list[str] = []
     for each in coco["annotations"][:60]:
-        image = images[each["image_id"]]
-        same = [
-            a
-            for a in coco["annotations"]
-            if (a["image_id"], a["category_id"]) == (each["image_id"], each["category_id"])
-        ]
-        if len(same) == 1:
+        if n_same[each["image_id"], each["category_id"]] == 1:
+            image = images[each["image_id"]]
             record = {"image": image["file_name"], "caption": names[each["category_id"]], "box": each["bbox"]}
             lines.append(json.dumps({**record, "width": image["width"], "height": image["height"]}))
     file.write_text("\n".join(lines) + "\n")

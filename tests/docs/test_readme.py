@@ -26,21 +26,17 @@ def test_it_is_short() -> None:
 
 
 def test_named_files_exist() -> None:
-    named = set(
-        re.findall(
-            r"\b(?:recipes|tests|data_preprocess|verl_visionr1|docs|benchmarks)/[\w/.]*\.(?:py|sh|md|yaml)\b", README
-        )
-    )
+    folders = "recipes|tests|data_preprocess|verl_visionr1|docs|benchmarks"
+    named = set(re.findall(rf"\b(?:{folders})/[\w/.]*\.(?:py|sh|md|yaml)\b", README))
     assert len(named) >= 3
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
 def test_tree_names_every_module() -> None:
     """The annotated tree is where a newcomer looks first."""
-    package = ROOT / "verl_visionr1"
-    modules = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
-    folders = [f"{path.name}/" for path in package.iterdir() if path.is_dir() and not path.name.startswith("__")]
-    assert [name for name in sorted(modules + folders) if not re.search(rf"^  {name}\s", TREE, re.MULTILINE)] == []
+    there = [path for path in (ROOT / "verl_visionr1").iterdir() if not path.name.startswith("__")]
+    names = [path.name + "/" * path.is_dir() for path in there if path.is_dir() or path.suffix == ".py"]
+    assert [name for name in sorted(names) if not re.search(rf"^  {name}\s", TREE, re.MULTILINE)] == []
 
 
 def test_every_converter_is_listed() -> None:

@@ -74,11 +74,14 @@ class Ratios:
     @property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
         """Metric -> (value, number of rows with a denominator)."""
-        everything = self.resampled(np.ones((1, int(self.units.max(initial=-1)) + 1)))
-        return {
-            name: (float(value) if np.isfinite(value) else None, int(np.count_nonzero(self.parts[name][1])))
-            for name, (value,) in everything.items()
-        }
+        found: dict[str, tuple[float | None, int]] = {}
+        for name, (above, below) in self.parts.items():
+            total = float(below.sum())
+            value = float(above.sum()) / total if total else None
+            if value is not None and name in self.roots:
+                value = float(np.sqrt(value))
+            found[name] = (value, int(np.count_nonzero(below)))
+        return found
 
     def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
         """Metric -> B values."""
