@@ -215,7 +215,8 @@ def test_a_run_stands_for_its_dumps(run: Run, tmp_path: Path) -> None:
     assert [file.name for file in files] == [f"{step}.jsonl" for step in range(1, STEPS + 1)]
     other = dump(tmp_path / "b" / "rollouts" / "1.jsonl", {}).parent
     names = [found.name for found in dumps_of([run.folder, other])]
-    assert names == [f"{run.folder.name}/rollouts", "validation", "b/rollouts"]
+    assert names[:2] == [f"{run.folder.name}/rollouts", f"{run.folder.name}/validation"]
+    assert names[2].endswith("b/rollouts")
     assert len(dumps_of([other, other])) == 1
     with pytest.raises(RowsError, match="no such file"):
         dumps_of([tmp_path / "nothing"])

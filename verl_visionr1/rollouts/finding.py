@@ -75,7 +75,7 @@ class Finder:
                 number = self.rows.question_numbers.get(asked, NOTHING)
                 if before + asked + after == prompt and len(same := _equal(rows, questions, number)):
                     return same
-        held = [n for n in numbers.tolist() if all(turn in prompt for turn in self._texts[n].split(TURN))]
+        held = [number for number in numbers.tolist() if self._holds(prompt, number)]
         if not held:
             return rows[:0]
         longest = max(len(self._texts[number]) for number in held)
@@ -85,6 +85,9 @@ class Finder:
             if (before, after) not in self._templates:
                 self._templates.append((before, after))
         return rows[np.isin(questions, held)]
+
+    def _holds(self, prompt: str, question: int) -> bool:
+        return all(turn in prompt for turn in self._texts[question].split(TURN))
 
 
 def _equal(rows: Numbers, keys: Numbers, key: int) -> Numbers:

@@ -42,9 +42,10 @@ def dumps_of(paths: Sequence[Path]) -> list[Dump]:
             if place.resolve() not in [other.resolve() for other, _ in found]:
                 found.append((place, tuple(rollout_files([place]))))
     above = os.path.commonpath([place.resolve().parent for place, _ in found])
+    names = [os.path.relpath(place.resolve(), above).removesuffix(".jsonl") for place, _ in found]
     return [
-        Dump(os.path.relpath(place.resolve(), above), files, place.name.startswith("val") and place not in paths)
-        for place, files in found
+        Dump(name, files, place.name.startswith("val") and place not in paths)
+        for name, (place, files) in zip(names, found, strict=True)
     ]
 
 
