@@ -37,11 +37,7 @@ class Options:
 
     @property
     def moment(self) -> Moment | None:
-        """The moment of training, if an option sets it.
-
-        Raises:
-            ValueError: several of them, or a value out of range.
-        """
+        """The moment of training, if an option sets it."""
         if self.progress is None and self.stage is None and self.total_steps is None:
             return None
         if isinstance(self.stage, str):  # of `visionr1 eval`
@@ -129,9 +125,6 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
     Args:
         paths: dumps, folders of dumps, or run directories.
         columns: names of the dumps' columns, for inference from their rows.
-
-    Raises:
-        ValueError: an invalid option, or a run that cannot be scored here (a missing package, a newer version).
     """
     found = run_of(paths)
     if found is not None:
@@ -163,20 +156,12 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
 
 
 def is_described(path: Path) -> bool:
-    """Whether a record of a run or of `visionr1 eval` is beside a dump.
-
-    Raises:
-        RowsError: a file that cannot be read.
-    """
+    """Whether a record of a run or of `visionr1 eval` is beside a dump."""
     return run_of([path]) is not None or evaluation_of([path]) is not None
 
 
 def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
-    """The record of `visionr1 eval` beside the predictions of all paths; None if missing, or if they differ.
-
-    Raises:
-        RowsError: a file that cannot be read.
-    """
+    """The record of `visionr1 eval` beside the predictions of all paths; None if missing, or if they differ."""
     folders = [path if path.is_dir() else path.parent for path in paths if path.is_dir() or path.name == PREDICTIONS]
     files = [folder / SETTINGS for folder in folders if (folder / PREDICTIONS).is_file()]
     if not files or len(files) < len(paths) or not all(file.is_file() for file in files):

@@ -80,11 +80,7 @@ def columns_of(given: list[str] | None, defaults: Columns | None = None) -> Colu
 
 
 def preset_of(spec: str) -> Preset:
-    """Find the given preset, and check the packages of its criteria.
-
-    Raises:
-        RewardError: no such preset, or a criterion's package is not installed.
-    """
+    """Find the given preset, and check the packages of its criteria."""
     preset = find_preset(spec)
     preset.require_installed()
     return preset

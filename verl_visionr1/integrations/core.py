@@ -108,14 +108,11 @@ class Scorer:
         row: Mapping[str, Any] | None = None,
         n_tokens: int | None = None,
     ) -> dict[str, float]:
-        """Score one response.
+        """Score one response; "value" is the reward, all keys are those of `row_report`.
 
         Args:
             ground_truth: `Target.to_json()`.
             data_source, row: for `routes`.
-
-        Returns:
-            "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row of a run.
 
         Raises:
             TargetError: an invalid ground truth.
@@ -206,11 +203,10 @@ def _is_column(values: object, n_rows: int) -> bool:
 def step_of_weights(fields: Mapping[str, Any], *, is_validation: bool) -> int | None:
     """The trainer step of a row, from the version of the weights that wrote its response; None if missing.
 
-    verl 0.7.1 and newer pass the version of the weights: that of the step before; validation after step N uses the
-    weights of step N.
+    In training that is the version of the step before; validation after step N uses the weights of step N.
 
     Args:
-        fields: verl's `tool_extra_fields`, which its naive manager merges into `extra_info`.
+        fields: `tool_extra_fields` of verl 0.7.1 and newer, which its naive manager merges into `extra_info`.
 
     >>> step_of_weights({"max_global_steps": 4, "global_steps": 3}, is_validation=False)
     5
@@ -246,27 +242,21 @@ def row_report(
     """Numbers of a row: the same keys, all floats, for every row of a run.
 
     `acc` is the task's metric, independent of the stage, so that validations of different runs are comparable. A
-    criterion that the row's preset lacks is 0. `clipped`: whether the answer fills the response budget, as in verl's
-    clip ratio. `n_tokens` and `clipped` are left out if the framework does not pass the length or the budget.
+    criterion that the row's preset lacks is 0. `n_tokens` and `clipped` are left out if length or budget are unknown.
 
     Args:
         metrics: criteria of all presets of the run, and `COMMON_METRICS`.
         route: `Routes.index` of the row's preset.
     """
     report = {name: score.metrics.get(name, 0.0) for name in metrics}
-    report["value"] = score.value
-    report["acc"] = score.metrics.get("accuracy", 0.0)
+    report |= {"value": score.value, "acc": score.metrics.get("accuracy", 0.0)}
     report["progress"] = UNKNOWN_PROGRESS if context.progress is None else context.progress
-    report["stage"] = float(rule.stage)
-    report["match_iou"] = rule.thresholds.match_iou
+    report |= {"stage": float(rule.stage), "match_iou": rule.thresholds.match_iou}
     if response.n_tokens is not None:
         report["n_tokens"] = float(response.n_tokens)
         if response.max_tokens is not None:
             report["clipped"] = 1.0 if response.n_tokens >= response.max_tokens else 0.0
-    report |= degeneration
-    report["route"] = route
-    report["unscored"] = 0.0 if is_scored else 1.0
-    return report
+    return {**report, **degeneration, "route": route, "unscored": 0.0 if is_scored else 1.0}
 
 
 def make_scorer(

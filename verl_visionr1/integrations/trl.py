@@ -1,12 +1,7 @@
-"""The reward as a reward function of TRL's `GRPOTrainer` (and the RLOO trainer, which calls it in the same way).
-
-    from verl_visionr1.integrations.trl import make_reward
-
-    trainer = GRPOTrainer(model=..., reward_funcs=[make_reward(frame="qwen3-vl")], train_dataset=...)
+"""The reward as a reward function of TRL's `GRPOTrainer` and RLOO trainer; see `examples/trl`.
 
 TRL passes dataset columns as keyword arguments: `ground_truth` is required; `data_source` and `extra_info.split` are
-used if present. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`. With
-`log_completions=True` the table of completions has the ground truth, so that `visionr1 score OUT/completions` reads it.
+used if present. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`.
 """
 
 from __future__ import annotations

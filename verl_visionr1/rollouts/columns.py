@@ -59,11 +59,7 @@ class RowColumns:
         return None
 
     def required(self, row: Mapping[str, Any], column: str) -> Any:
-        """The value of a column.
-
-        Raises:
-            RowError: the column is missing or null.
-        """
+        """The value of a column."""
         value = self.get(row, column)
         if value is not None:
             return value
@@ -78,11 +74,7 @@ class RowColumns:
         raise RowError(f"no {column}", f"no column {names} (found: {found}); {advice}")
 
     def truth(self, row: Mapping[str, Any]) -> tuple[str, Target]:
-        """The ground truth of a row, as JSON and as a target.
-
-        Raises:
-            RowError: it is missing or invalid.
-        """
+        """The ground truth of a row, as JSON and as a target."""
         truth = self.required(row, "ground_truth")
         try:
             text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
@@ -111,10 +103,6 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
 
     Args:
         number: line from 1, in parquet row from 0.
-
-    Raises:
-        RowsError: a file that cannot be read, or no such row.
-        RowError: a row without a valid ground truth.
     """
     require_row(file, number)
     reader = RowColumns(columns)
@@ -132,11 +120,7 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
 
 
 def require_row(file: Path, number: int) -> None:
-    """Check that a number is not before the first row: 1 in a file of lines, 0 in a parquet file.
-
-    Raises:
-        RowsError: it is.
-    """
+    """Check that a number is not before the first row: 1 in a file of lines, 0 in a parquet file."""
     first = 0 if file.name.endswith(".parquet") else 1
     if number < first:
         counting = "lines count from 1, rows of .parquet from 0"
@@ -144,11 +128,7 @@ def require_row(file: Path, number: int) -> None:
 
 
 def require_object(row: Any) -> dict[str, Any]:
-    """Return a row of `rows_of` that is an object.
-
-    Raises:
-        RowError: it is an error, or not an object.
-    """
+    """Return a row of `rows_of` that is an object."""
     if isinstance(row, RowError):
         raise row
     if not isinstance(row, dict):

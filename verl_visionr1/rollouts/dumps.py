@@ -17,11 +17,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 def rollout_files(paths: Sequence[Path]) -> list[Path]:
-    """List the files of some paths; a folder gives its dumps, in the order of their steps.
-
-    Raises:
-        RowsError: a missing path, a folder without dumps, a file of another kind.
-    """
+    """List the files of some paths; a folder gives its dumps, in the order of their steps."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -58,9 +54,6 @@ def rows_of(file: Path, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
 
     Args:
         columns: columns to read from parquet.
-
-    Raises:
-        RowsError: a file that cannot be read.
     """
     if file.name.endswith(".parquet"):
         from verl_visionr1.rows import open_parquet, read_rows

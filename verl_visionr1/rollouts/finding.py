@@ -11,10 +11,8 @@ from collections import deque
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.rollouts.training_rows import NOTHING, TURN, Numbers, TrainingRows, bare, digest_of
+from verl_visionr1.rollouts.training_rows import NOTHING, TURN, TrainingRows, bare, digest_of
 
 Match = Literal["prompt", "truth"]
 """Match by everything in the dump ("prompt"), or only by ground truth."""
@@ -30,11 +28,11 @@ class Finder:
     def __init__(self, rows: TrainingRows, match: Match = "prompt") -> None:
         self.rows = rows
         self.match: Match = match
-        self._by_truth = np.lexsort((rows.questions, rows.truths))
-        self._truths = rows.truths[self._by_truth]
-        self._by_index = np.argsort(rows.indexes, kind="stable")
-        self._indexes = rows.indexes[self._by_index]
+        self._asked: dict[int, dict[int, list[int]]] = {}  # truth -> question -> rows
+        for row, (truth, question) in enumerate(zip(rows.truths.tolist(), rows.questions.tolist(), strict=True)):
+            self._asked.setdefault(truth, {}).setdefault(question, []).append(row)
         self._texts = tuple(rows.question_numbers)
+        self._has_index = bool((rows.indexes != NOTHING).any())
         self._templates: deque[tuple[str, str]] = deque(maxlen=8)
         self._found = lru_cache(maxsize=8192)(self._find)
 
@@ -49,50 +47,38 @@ class Finder:
         return self._found(digest_of(rollout.target), *known)
 
     def _find(self, digest: bytes, prompt: str | None, index: int | None, image: str | None) -> tuple[int, ...] | None:
-        truth = self.rows.truth_numbers.get(digest)
+        data, truth = self.rows, self.rows.truth_numbers.get(digest)
         if truth is None:
             return None
-        if index is not None and self._indexes[-1] != NOTHING:
-            rows = _equal(self._by_index, self._indexes, index)
-            rows = rows[self.rows.truths[rows] == truth]
-            rows = rows[np.argsort(self.rows.questions[rows], kind="stable")]
-        else:
-            rows = _equal(self._by_truth, self._truths, truth)
+        asked = self._asked[truth]
+        if index is not None and self._has_index:
+            of_index = {number: [row for row in rows if data.indexes[row] == index] for number, rows in asked.items()}
+            asked = {number: rows for number, rows in of_index.items() if rows}
         if prompt is not None:
-            rows = self._asked_in(bare(prompt), rows)
+            asked = self._asked_in(bare(prompt), asked)
+        rows = [row for rows in asked.values() for row in rows]
         if image is not None:
-            names = [self.rows.image_names[number] for number in self.rows.images[rows]]
-            rows = rows[np.array([_may_be(image, name) for name in names], dtype=bool)]
-        return tuple(np.unique(self.rows.prompts[rows]).tolist())
+            rows = [row for row in rows if _may_be(image, data.image_names[data.images[row]])]
+        return tuple(sorted({int(data.prompts[row]) for row in rows}))
 
-    def _asked_in(self, prompt: str, rows: Numbers) -> Numbers:
-        """Of some rows, ordered by question, those with the longest question that the prompt contains."""
-        questions = self.rows.questions[rows]
-        numbers = np.unique(questions)
-        if len(numbers) > _FEW:
-            for before, after in self._templates:
-                asked = prompt.removeprefix(before).removesuffix(after)
-                number = self.rows.question_numbers.get(asked, NOTHING)
-                if before + asked + after == prompt and len(same := _equal(rows, questions, number)):
-                    return same
-        held = [number for number in numbers.tolist() if self._holds(prompt, number)]
-        if not held:
-            return rows[:0]
-        longest = max(len(self._texts[number]) for number in held)
+    def _asked_in(self, prompt: str, asked: dict[int, list[int]]) -> dict[int, list[int]]:
+        """The longest questions that the prompt contains; of many, that of a known template is looked up."""
+        for before, after in self._templates if len(asked) > _FEW else ():
+            question = prompt.removeprefix(before).removesuffix(after)
+            number = self.rows.question_numbers.get(question, NOTHING)
+            if before + question + after == prompt and number in asked:
+                return {number: asked[number]}
+        held = [number for number in asked if self._holds(prompt, number)]
+        longest = max((len(self._texts[number]) for number in held), default=0)
         held = [number for number in held if len(self._texts[number]) == longest]
-        if len(held) == 1 and TURN not in (text := self._texts[held[0]]):
-            before, _, after = prompt.partition(text)
+        if len(held) == 1 and longest and TURN not in self._texts[held[0]]:
+            before, _, after = prompt.partition(self._texts[held[0]])
             if (before, after) not in self._templates:
                 self._templates.append((before, after))
-        return rows[np.isin(questions, held)]
+        return {number: asked[number] for number in held}
 
     def _holds(self, prompt: str, question: int) -> bool:
         return all(turn in prompt for turn in self._texts[question].split(TURN))
-
-
-def _equal(rows: Numbers, keys: Numbers, key: int) -> Numbers:
-    """Rows with this key, from sorted keys."""
-    return rows[np.searchsorted(keys, key, side="left") : np.searchsorted(keys, key, side="right")]
 
 
 def _may_be(dumped: str, known: str | None) -> bool:

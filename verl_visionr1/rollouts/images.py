@@ -22,9 +22,6 @@ class ImageFinder:
 
     Args:
         data: parquet files of the training data.
-
-    Raises:
-        RowsError: a file that cannot be read.
     """
 
     def __init__(self, data: Sequence[Path], on_error: OnError = "skip") -> None:
@@ -47,11 +44,7 @@ class ImageFinder:
 
 
 def embedded_images(file: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (row, index, bytes) of some images in order of rows, reading only the needed parts of the file.
-
-    Raises:
-        RowsError: the file cannot be read.
-    """
+    """Yield (row, index, bytes) of some images in order of rows, reading only the needed parts of the file."""
     indices = defaultdict[int, list[int]](list)
     for row, index in sorted(places):
         indices[row].append(index)
@@ -79,9 +72,6 @@ def find_image(rollout: Rollout, data: Sequence[Path]) -> tuple[Path | bytes | N
 
     Returns:
         (file or bytes, ""), or (None, reason).
-
-    Raises:
-        RowsError: a file of the data that cannot be read.
     """
     index = rollout.target.image or 0
     if rollout.file.endswith(".parquet"):

@@ -126,11 +126,7 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
 
 
 def frame_note(sample: list[Rollout], judging: Judging) -> str:
-    """Say that the answers are in another frame, and in which; "" if they fit.
-
-    Raises:
-        FrameError, RewardError: the sample cannot be scored.
-    """
+    """Say that the answers are in another frame, and in which; "" if they fit."""
     reproduced, ious = _frame_fits(sample, judging)
     found = _best_frame(reproduced, judging)
     gives = f"gives the dump's mean IoU of {found.fit:.0%} of the rows"

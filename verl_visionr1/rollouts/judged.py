@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 SAME = 1e-9
 """Rewards that differ by at most this are equal: such a difference is rounding."""
 NO_STEP = -1
-_WHOLE = ("dump", "file", "number", "step", "source", "task", "preset", "group")
+_WHOLE = ("dump", "step", "source", "task", "preset", "group")
 _REAL = ("value", "saved", "n_tokens", "n_characters")
 
 
@@ -54,11 +54,7 @@ class Groups:
 
 
 def groups_of(keys: Sequence[int] | Ints, rewards: Sequence[float] | Floats) -> Groups:
-    """The groups of n rows.
-
-    Args:
-        keys: n whole numbers, equal for the rows of a group.
-        rewards: n rewards.
+    """The groups of n rewards; `keys` has n whole numbers, equal for the rows of a group.
 
     >>> found = groups_of([0, 1, 0, 1], [0.0, 0.5, 1.0, 0.5])
     >>> found.mean.tolist(), found.std.round(3).tolist(), found.is_dead.tolist()
@@ -81,23 +77,18 @@ class Judged:
     """n scored rollouts.
 
     Attributes:
-        files, sources, tasks, presets, dumps: names; the columns `file`, `source`, `task`, `preset` and `dump` are
-            indices of them.
-        number: line or row in the file.
-        step: trainer step; `NO_STEP` if the row does not have it.
+        sources, tasks, presets: names; the columns `source`, `task` and `preset` are indices of them.
+        step: trainer step, or `NO_STEP`.
         group: equal for the rollouts of one prompt at one step.
         value: reward computed here; saved: the run's reward, NaN if unknown.
         n_tokens, n_characters: length of the completion; NaN if unknown.
         metrics: name -> n numbers; NaN if a row's preset lacks it, or it does not apply to the row's task.
     """
 
-    files: tuple[str, ...]
     sources: tuple[str, ...]
     tasks: tuple[str, ...]
     presets: tuple[Preset, ...]
     dump: Ints
-    file: Ints
-    number: Ints
     step: Ints
     source: Ints
     task: Ints
@@ -133,14 +124,9 @@ class Judged:
         return groups_of(self.group, self.value if rewards is None else rewards)
 
     def means(self, by: Sequence[str] = ()) -> dict[tuple[int, ...], dict[str, float]]:
-        """Mean of each number over the rows that have it, for each combination of some columns.
+        """For each combination of some columns ("dump", "step" ...): name -> mean over the rows that have that number.
 
-        Args:
-            by: names of whole-number columns: "dump", "source", "step", "task" ...
-
-        Returns:
-            Their values -> name -> mean: "value", "saved", "n_tokens", "n_characters" and the metrics; a number that no
-            row of the combination has is left out.
+        Names are "value", "saved", "n_tokens", "n_characters" and the metrics.
         """
         if not len(self):
             return {}
@@ -170,7 +156,7 @@ class TableBuilder:
     """Collects scored rollouts one by one; rows of a group need not be adjacent."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Numbering] = {name: Numbering() for name in ("file", "source", "task", "group")}
+        self.names: dict[str, Numbering] = {name: Numbering() for name in ("source", "task", "group")}
         self._presets: dict[int, tuple[int, Preset]] = {}
         self._columns = {name: array("d" if name in _REAL else "q") for name in (*_WHOLE, *_REAL)}
         self._metrics: dict[str, array[float]] = {}
@@ -185,8 +171,6 @@ class TableBuilder:
         self._add_metrics({name: score.metrics[name] for name in score.metrics if _applies(name, task)})
         numbers: tuple[float, ...] = (
             dump,
-            names["file"][rollout.file],
-            rollout.number,
             NO_STEP if rollout.step is None else rollout.step,
             names["source"][rollout.source],
             names["task"][task],
@@ -211,7 +195,6 @@ class TableBuilder:
         """All collected rows."""
         columns: dict[str, Any] = {name: np.array(column) for name, column in self._columns.items()}
         return Judged(
-            files=tuple(self.names["file"]),
             sources=tuple(self.names["source"]),
             tasks=tuple(self.names["task"]),
             presets=tuple(preset for _, preset in self._presets.values()),

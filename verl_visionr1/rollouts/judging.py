@@ -73,9 +73,6 @@ class Moment:
         stage: number of a stage of the schedule, from 0.
         total_steps: the whole of training, in steps: each row is scored as at its own step.
         run: each row is scored as in the run.
-
-    Raises:
-        RewardError: more than one is set, or an invalid value.
     """
 
     progress: float | None = None
@@ -94,11 +91,7 @@ class Moment:
             raise RewardError(f"--total-steps {self.total_steps}: needs at least 1")
 
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
-        """Thresholds and stage at this moment (stage -1 without a schedule).
-
-        Raises:
-            RewardError: a stage that is not in the schedule, or a row without a step that needs one.
-        """
+        """Thresholds and stage at this moment (stage -1 without a schedule)."""
         if self.run is not None:
             return self.run.rule(schedule, rollout)
         if self.stage is not None:
@@ -143,11 +136,7 @@ class Processing:
     max_pixels: int | None = None
 
     def size_wh(self, original_wh: tuple[int, int], frame: Frame) -> tuple[int, int] | None:
-        """Processed width and height; None if the frame does not need it, or its family is unknown.
-
-        Raises:
-            SizeError: a size that the processor rejects, or an invalid budget.
-        """
+        """Processed width and height; None if the frame does not need it, or its family is unknown."""
         if frame.extent is not Extent.PROCESSED or original_wh == NO_IMAGE:
             return None
         if self.fixed_wh is not None or frame.name not in PROCESSORS:
@@ -183,11 +172,7 @@ class Judging:
         return next((other for last, other in self.earlier if step is not None and step <= last), self)
 
     def preset_for(self, rollout: Rollout) -> Preset:
-        """The preset for a rollout, as in `rewards.Routes`.
-
-        Raises:
-            RewardError: a rule of `routes` chose a preset that does not support the row's task.
-        """
+        """The preset for a rollout, as in `rewards.Routes`."""
         task, routes = rollout.target.task, self.at(rollout).routes
         if routes is None:
             return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
@@ -205,12 +190,7 @@ class Judging:
         return ResponseContext(own.frame, processed_wh, rollout.n_tokens, own.max_tokens, is_opened)
 
     def score(self, rollout: Rollout, preset: Preset) -> Score:
-        """Score a rollout by a preset from `preset_for`.
-
-        Raises:
-            FrameError, SizeError: the frame needs the processed size, which is unknown.
-            RewardError: the moment is unknown, or a criterion of the user failed.
-        """
+        """Score a rollout by a preset from `preset_for`."""
         try:
             return apply_criteria(self.case(rollout, preset), preset)
         except CriterionError as error:
@@ -227,11 +207,7 @@ class Judging:
         return self.rule(rollout, preset).thresholds
 
     def rule(self, rollout: Rollout, preset: Preset) -> Rule:
-        """Rule for a rollout under a preset, by its schedule for models of the frame's family.
-
-        Raises:
-            RewardError: the moment is unknown.
-        """
+        """Rule for a rollout under a preset, by its schedule for models of the frame's family."""
         own = self.at(rollout)
         schedule = follow_model(preset.schedule, own.frame.name)
         run = own.moment.run

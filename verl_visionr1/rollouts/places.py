@@ -31,11 +31,7 @@ class Dump:
 
 
 def dumps_of(paths: Sequence[Path]) -> list[Dump]:
-    """List the dumps of some paths; a run's folder gives the dumps in it.
-
-    Raises:
-        RowsError: a missing path, a folder without dumps, a file of another kind.
-    """
+    """List the dumps of some paths; a run's folder gives the dumps in it."""
     found: list[tuple[Path, tuple[Path, ...]]] = []
     for path in paths:
         for place in _places(path):
@@ -55,9 +51,6 @@ def refuse_overwriting(out: Path, paths: Sequence[Path], data: Sequence[Path] = 
     Args:
         paths: see `dumps_of`.
         data: other input files.
-
-    Raises:
-        RowsError: `out` is an input file, or is in a folder of dumps; or an error of `dumps_of`.
     """
     files = [file for dump in dumps_of(paths) for file in dump.files]
     place = out.resolve()

@@ -2,7 +2,7 @@
 
 verl writes `<trainer.rollout_data_dir>/<step>.jsonl` (and `validation_data_dir`): one JSON object per trajectory with
 `input`, `output`, `gts`, `score`, `step` and `uid` ("{sample}_{rollout}_{output}"); validation dumps also have the
-reward's metrics.
+reward's metrics. Errors are `RowsError`s that name file and row.
 """
 
 from __future__ import annotations
@@ -123,11 +123,7 @@ def no_row(counts: Counts) -> str:
 
 
 def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
-    """Read ground truth (text) -> data source from the training data.
-
-    Raises:
-        RowsError: an unreadable file, or missing columns.
-    """
+    """Read ground truth (text) -> data source from the training data."""
     from verl_visionr1.rows import read_rows
 
     sources: dict[str, str] = {}
@@ -158,10 +154,6 @@ def read_rollouts(
         on_error: "fail" raises at the first row that cannot be read; "skip" counts it and continues.
         validation_names: folders with validation dumps, besides those whose name begins with "val".
         keeps_rows: whether a rollout keeps the columns of its row.
-
-    Raises:
-        RowsError: a file that cannot be read.
-        RowError: a row that cannot be read; the message names file and line.
     """
     counts = Counts() if counts is None else counts
     reader = _Reader(RowColumns(columns or Columns()), sources, counts)

@@ -41,10 +41,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         presets: whole presets (`composition.preset_to_dict`); the default first, then those of routes, in the
             order of the dumps' "route". Their schedules follow the model's family.
         by_task, by_source, by_column: rule -> index in `presets`; `column` is the column of `by_column`.
-        delegate: globs over data sources that verl's own reward scores.
         total_steps: steps that count as the whole of training; None without a schedule.
-        is_gated: whether gates move the stages, so that steps do not determine them.
-        frame: name in `frames.FRAMES`.
         min_pixels, max_pixels: the budget of images in pixels; None: the model's own.
         model, model_type: its path, and the type in its config.json.
     """
@@ -76,12 +73,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
     def judging(self) -> Judging:
-        """Settings for scoring a rollout of this start again.
-
-        Raises:
-            RewardError, FrameError: a preset that cannot be built (a criterion's package is not installed), or a frame
-                unknown to this version.
-        """
+        """Settings for scoring a rollout of this start again."""
         presets = [_built(plain) for plain in self.presets]
         places = (self.by_task, self.by_source, self.by_column)
         rules = [{key: presets[place] for key, place in one.items()} for one in places]
@@ -116,11 +108,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.starts[-1]
 
     def judging(self) -> Judging:
-        """Settings for scoring its rollouts again, each by the start of its step.
-
-        Raises:
-            RewardError, FrameError: see `Start.judging`.
-        """
+        """Settings for scoring its rollouts again, each by the start of its step."""
         before = tuple((after.from_step - 1, start.judging()) for start, after in pairwise(self.starts))
         return replace(self.last.judging(), earlier=before)
 
@@ -172,11 +160,7 @@ def run_files(start: Start) -> list[Path]:
 
 
 def write_run(start: Start) -> list[Path]:
-    """Append a start to the record; written atomically.
-
-    Raises:
-        RowsError: a file that cannot be written.
-    """
+    """Append a start to the record; written atomically."""
     files = run_files(start)
     for file in files:
         run = Run(starts=[start])
@@ -189,11 +173,7 @@ def write_run(start: Start) -> list[Path]:
 
 
 def read_run(file: Path) -> Run:
-    """Read a run record.
-
-    Raises:
-        RowsError: an unreadable file, or not a run record.
-    """
+    """Read a run record."""
     try:
         run = msgspec.json.decode(file.read_bytes(), type=Run)
     except OSError as error:
@@ -206,11 +186,7 @@ def read_run(file: Path) -> Run:
 
 
 def find_run(path: Path) -> Path | None:
-    """Find the record of a run directory, a folder of dumps or a dump; None if there is none.
-
-    Raises:
-        RowsError: a file above a folder of dumps that cannot be read.
-    """
+    """Find the record of a run directory, a folder of dumps or a dump; None if there is none."""
     start = Path(os.path.abspath(path if path.is_dir() else path.parent))
     for folder in (start, *(start / child for child in CHILDREN)):
         if (folder / RUN_FILE).is_file():
@@ -226,11 +202,7 @@ def _folder_names(run: Run) -> set[str]:
 
 
 def run_of(paths: Sequence[Path]) -> tuple[Path, Run] | None:
-    """The run that all paths belong to; None if they belong to none, or to several with different settings.
-
-    Raises:
-        RowsError: a file that cannot be read.
-    """
+    """The run that all paths belong to; None if they belong to none, or to several with different settings."""
     files = [find_run(path) for path in paths]
     known = [file for file in files if file is not None]
     if not known or len(known) < len(files):

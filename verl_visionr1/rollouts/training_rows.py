@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewriting import has_embedded
-from verl_visionr1.rollouts.columns import prompt_turns
+from verl_visionr1.rollouts.columns import prompt_turns, value_at
 from verl_visionr1.rollouts.judged import Numbering
 from verl_visionr1.rollouts.records import Counts, OnError, image_name
 from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
@@ -46,11 +46,10 @@ class TrainingRows:
         sources, source_names: data source of each row, and names of the sources.
         counts: right answer of a counting row, else `NOTHING`.
         truths, truth_numbers: ground truth of each row (`NOTHING`: unreadable), by `digest_of`.
-        questions, question_numbers: question of each row, by `bare_question`.
+        questions, question_numbers: question of each row, by its `bare` turns.
         images, image_names: image of each row, and its `image_name` (None: embedded, name not needed).
         indexes: `extra_info.index`, else `NOTHING`.
-        prompts: model input of each row: rows of one number have the same ground truth, question and image, and so the
-            same pass rate.
+        prompts: rows of one number have the same ground truth, question and image, and so the same pass rate.
     """
 
     files: tuple[Path, ...]
@@ -96,24 +95,10 @@ def bare(text: str) -> str:
     return "".join(_TAG.sub("", text).split())
 
 
-def bare_question(prompt: Any) -> str:
-    """The question of a row, each turn bare."""
-    return TURN.join(filter(None, map(bare, prompt_turns(prompt))))
-
-
 def read_training_rows(
     files: Sequence[Path], *, on_error: OnError = "fail", counts: Counts | None = None
 ) -> TrainingRows:
-    """Read the needed columns of some files.
-
-    Args:
-        on_error: what to do with an unreadable ground truth: "fail", or "skip", which counts it; no rollout matches
-            such a row.
-
-    Raises:
-        RowsError: a file that is unreadable, lacks a column, or is given twice; files with different columns.
-        RowError: a row whose ground truth cannot be read.
-    """
+    """Read the needed columns of some files; with "skip", unreadable ground truths are counted and match nothing."""
     schema = _schema_of(files)
     is_embedded = has_embedded(schema)
     extra = [name for name in _EXTRA if name in schema.names and not (is_embedded and name == "images")]
@@ -127,10 +112,10 @@ def read_training_rows(
             facts = {
                 "sources": names["sources"][str(row["data_source"])],
                 "truths": NOTHING if target is None else names["truths"][digest_of(target)],
-                "questions": names["questions"][bare_question(row["prompt"])],
+                "questions": names["questions"][TURN.join(filter(None, map(bare, prompt_turns(row["prompt"]))))],
                 "images": names["images"][image_name(row.get("images") or [])],
                 "counts": _number(target.count if target is not None and is_count else None),
-                "indexes": _number((row.get("extra_info") or {}).get("index")),
+                "indexes": _number(value_at(row, ("extra_info", "index"))),
             }
             for name, value in facts.items():
                 columns[name].append(value)
