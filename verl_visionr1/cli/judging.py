@@ -64,8 +64,7 @@ class Options:
 
 
 NO_OPTIONS = Options()
-SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")
-"""Options of the response context."""
+SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")  # options of the response context
 
 
 def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

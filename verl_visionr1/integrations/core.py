@@ -31,10 +31,8 @@ from verl_visionr1.targets import NO_IMAGE, is_validation_split, read_target
 _FACTS = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "clipped")
 REPORTED = (*_FACTS, *DEGENERATION_METRICS, "route", "unscored")
 """Numbers of every row besides its criteria and `COMMON_METRICS`."""
-UNKNOWN_PROGRESS = -1.0
-"""`progress` of a row with unknown training step, under fixed thresholds."""
-BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
-"""Other keys of a row or of verl's dumps."""
+UNKNOWN_PROGRESS = -1.0  # `progress` of a row with unknown training step, under fixed thresholds
+BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")  # other keys of a row or of verl's dumps
 NO_DEGENERATION: Mapping[str, float] = {"distinct_share": 1.0, "empty": 0.0}
 
 

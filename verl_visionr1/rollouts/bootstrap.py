@@ -21,12 +21,9 @@ from verl_visionr1.boxes import Array
 Indices = NDArray[np.intp]
 Weights = NDArray[Any]
 """How often each unit counts, shape (B, U): whole numbers as float32 or float64, exact up to 2 ** 24."""
-BIASED = ("AP", "NMS-AP")
-"""Prefixes of metrics whose resampled values are biased upwards."""
-LEAST_SHARE = 0.9
-"""Least share of resamples with a defined value: fewer have one if only one or two images contribute."""
-MAX_CELLS = 4_000_000
-"""Most cells of a table of weights in memory."""
+BIASED = ("AP", "NMS-AP")  # prefixes of metrics whose resampled values are biased upwards
+LEAST_SHARE = 0.9  # least share of resamples with a defined value: fewer have one if only one or two images contribute
+MAX_CELLS = 4_000_000  # most cells of a table of weights in memory
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,10 +16,8 @@ from verl_visionr1.rollouts.training_rows import NOTHING, TURN, TrainingRows, ba
 
 Match = Literal["prompt", "truth"]
 """Match by everything in the dump ("prompt"), or only by ground truth."""
-_FEW = 32
-"""Most questions of one ground truth that are searched one by one."""
-DIGEST = "sha256:"
-"""Prefix of the name of an embedded image."""
+_FEW = 32  # most questions of one ground truth that are searched one by one
+DIGEST = "sha256:"  # prefix of the name of an embedded image
 
 
 class Finder:

@@ -24,26 +24,16 @@ from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment, Training
 from verl_visionr1.rollouts.numbers import Saved
 from verl_visionr1.rollouts.records import Rollout
 
-INFERRED = ("frame", "moment", "preset")
-"""Settings that can be inferred."""
-N_KEPT = 64
-"""Size of the sample for trying settings."""
-N_READ = 4096
-"""Rollouts that the sample is drawn from."""
-NEWEST = "qwen3-vl"
-"""Preferred among frames that read answers alike."""
-ENOUGH = 0.9
-"""Least share of the sample that inferred settings must reproduce."""
-LEAST_VALUES = 2
-"""Least number of distinct saved rewards: equal rewards are not informative."""
-BETTER = 0.2
-"""Least gain of a frame, or in the reproduced share of saved rewards, for a note."""
-MANY_OUTSIDE = 0.5
-"""Share of answers with a box outside the frame from which the frame is doubted."""
-FINE = 0.99
-"""Share of equal rewards from which no hint is given."""
-RUN_FILE = "visionr1_run.json"
-"""The run record of the plug-in, see `rollouts.run`."""
+INFERRED = ("frame", "moment", "preset")  # settings that can be inferred
+N_KEPT = 64  # size of the sample for trying settings
+N_READ = 4096  # rollouts that the sample is drawn from
+NEWEST = "qwen3-vl"  # preferred among frames that read answers alike
+ENOUGH = 0.9  # least share of the sample that inferred settings must reproduce
+LEAST_VALUES = 2  # least number of distinct saved rewards: equal rewards are not informative
+BETTER = 0.2  # least gain of a frame, or in the reproduced share of saved rewards, for a note
+MANY_OUTSIDE = 0.5  # share of answers with a box outside the frame from which the frame is doubted
+FINE = 0.99  # share of equal rewards from which no hint is given
+RUN_FILE = "visionr1_run.json"  # the run record of the plug-in, see `rollouts.run`
 
 
 class Inferred(NamedTuple):

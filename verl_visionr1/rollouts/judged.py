@@ -21,8 +21,7 @@ from verl_visionr1.rollouts.records import Rollout
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-SAME = 1e-9
-"""Rewards that differ by at most this are equal: such a difference is rounding."""
+SAME = 1e-9  # rewards that differ by at most this are equal: such a difference is rounding
 NO_STEP = -1
 _WHOLE = ("dump", "step", "source", "task", "preset", "group")
 _REAL = ("value", "saved", "n_tokens", "n_characters")

@@ -26,8 +26,7 @@ from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
 
-EQUAL = 1e-6
-"""Rewards that differ by at most this are equal: verl stores float32."""
+EQUAL = 1e-6  # rewards that differ by at most this are equal: verl stores float32
 _processed_size = lru_cache(maxsize=8192)(processed_size)
 
 

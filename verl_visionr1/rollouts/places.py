@@ -11,8 +11,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.dumps import is_dump, rollout_files
 from verl_visionr1.rollouts.inference import RUN_FILE
 
-METRICS_DIR = "metrics"
-"""Folder of verl's `file` logger in a run directory, in recipes."""
+METRICS_DIR = "metrics"  # folder of verl's `file` logger in a run directory, in recipes
 
 
 @dataclass(frozen=True, slots=True)

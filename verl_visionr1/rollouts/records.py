@@ -22,15 +22,12 @@ from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, 
 from verl_visionr1.rollouts.dumps import place_of, rows_of, start_of
 from verl_visionr1.targets import Target
 
-SEVERAL_SOURCES = "(several sources)"
-"""Data source of a row whose ground truth occurs in several."""
+SEVERAL_SOURCES = "(several sources)"  # data source of a row whose ground truth occurs in several
 OnError = Literal["fail", "skip"]
-ROUTE = "route"
-"""Column of verl's dumps: which of the run's rewards scored the row, see `reward_manager.reward_of`."""
+ROUTE = "route"  # column of verl's dumps: which of the run's rewards scored the row, see `reward_manager.reward_of`
 TOLD = (ROUTE, "stage", "progress", "match_iou", "iou_mean", "f1_50", "accuracy", "processed_w", "processed_h")
 """Numbers that are also read from tables; from JSON lines all numbers are read."""
-N_EXAMPLES = 5
-"""Number of kept messages of skipped rows."""
+N_EXAMPLES = 5  # number of kept messages of skipped rows
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,10 +25,8 @@ from verl_visionr1.rollouts.records import Counts, OnError, image_name
 from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 
-NOTHING = -1
-"""Value of a missing number: no count, no index, no readable ground truth."""
-TURN = "\0"
-"""Separator between the turns of a question."""
+NOTHING = -1  # value of a missing number: no count, no index, no readable ground truth
+TURN = "\0"  # separator between the turns of a question
 _NEEDED = ("data_source", "prompt", "reward_model")
 _EXTRA = ("extra_info", "images")
 _TAG = re.compile(r"<[^<>\s]{1,32}>")
