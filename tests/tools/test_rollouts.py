@@ -210,7 +210,7 @@ LINES = st.one_of(
 
 @given(st.lists(LINES, max_size=6))
 def test_no_line_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
-    file = tmp_path_factory.mktemp("dump") / "1.jsonl"
+    file = tmp_path_factory.getbasetemp() / "lines.jsonl"
     file.write_bytes(b"\n".join(lines))
     counts = Counts()
     rollouts = read(file, on_error="skip", counts=counts)

@@ -38,8 +38,10 @@ class ImageFinder:
             for prompt in finder.prompts_of(rollout) or ():
                 row = int(np.argmax(finder.rows.prompts == prompt))
                 name = finder.rows.image_names[finder.rows.images[row]]
-                is_embedded = name is None or name.startswith(DIGEST)
-                keys.add((number, row, index) if is_embedded else _named(name, index))
+                if name is None or name.startswith(DIGEST):
+                    keys.add((number, row, index))
+                else:
+                    keys.add(_named(name, index))
         return keys
 
 
