@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.rollouts import option
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
 from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, frame_note, infer, sample_of
@@ -25,22 +26,28 @@ class Options:
 
     preset: given.PresetName = None
     route: given.Route = None
-    progress: given.ProgressName = None
-    stage: int | Literal["final", "off"] | None = None
-    total_steps: given.TotalSteps = None
-    frame: given.FrameName = None
-    processed: given.Processed = None
+    progress: Annotated[
+        str | None, option("--progress", "fraction of training for the thresholds, or off; default: as in the run")
+    ] = None
+    stage: int | Literal["final", "off"] | None = None  # the words: of `visionr1 eval`
+    total_steps: Annotated[
+        int | None, option("--total-steps", "steps of the training: each row is scored as at its own step")
+    ] = None
+    frame: Annotated[str | None, option("--frame", "coordinates of the answers; default: the run's")] = None
+    processed: Annotated[
+        str | None, option("--processed", "size of every image as the model saw it; default: computed", metavar="WxH")
+    ] = None
     min_pixels: given.MinPixels = None
     max_pixels: given.MaxPixels = None
     reasoning: given.ReasoningState = None
-    max_tokens: given.MaxTokens = None
+    max_tokens: Annotated[int | None, option("--max-tokens", "response budget, for criteria of length", min=1)] = None
 
     @property
     def moment(self) -> Moment | None:
         """The moment of training, if an option sets it."""
         if self.progress is None and self.stage is None and self.total_steps is None:
             return None
-        if isinstance(self.stage, str):  # of `visionr1 eval`
+        if isinstance(self.stage, str):
             return Moment(1.0 if self.stage == "final" else None)
         try:
             progress = None if self.progress in (None, "off") else float(str(self.progress))
@@ -64,13 +71,14 @@ class Options:
 
 
 NO_OPTIONS = Options()
+STAGE = Annotated[int | None, option("--stage", "stage of the schedule, from 0, for all rows")]
 SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")  # options of the response context
 
 
 def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's parameter `options` with some fields of `Options` as command-line options."""
 
-    hints = get_type_hints(Options, include_extras=True) | {"stage": given.StageNumber}
+    hints = get_type_hints(Options, include_extras=True) | {"stage": STAGE}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -102,7 +110,6 @@ class ScoringSetup:
     judging: Judging
     notes: tuple[str, ...] = ()
     run: Run | None = None
-    file: Path | None = None
     overrides: tuple[str, ...] = ()
 
     @property
@@ -132,7 +139,7 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         notes = [f"{file}: {run.last.describe()}", *(f"{option}: overrides the run's own" for option in options.named)]
         if options.frame is not None:
             notes += _frame_notes(_sample(paths, columns), judging)
-        return ScoringSetup(judging, tuple(notes), run, file, tuple(options.named))
+        return ScoringSetup(judging, tuple(notes), run, tuple(options.named))
     judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), []
     chosen = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
     fixed = frozenset(name for name, value in chosen.items() if value is not None)

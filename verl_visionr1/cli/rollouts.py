@@ -23,35 +23,24 @@ from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS
 
 
-def _option(name: str, meaning: str, **more: Any) -> Any:
+def option(name: str, meaning: str, **more: Any) -> Any:
+    """An option of a command."""
     return typer.Option(name, help=meaning, **more)
 
 
-PresetName = Annotated[str | None, _option("--preset", "a preset's name, or a YAML file; default: the run's")]
-Route = Annotated[list[str] | None, _option("--route", "another preset for a task (may repeat)", metavar="TASK=PRESET")]
-FrameName = Annotated[str | None, _option("--frame", "coordinates of the answers; default: the run's")]
-Processed = Annotated[
-    str | None, _option("--processed", "size of every image as the model saw it; default: computed", metavar="WxH")
-]
-MinPixels = Annotated[int | None, _option("--min-pixels", "min_pixels of data.mm_processor_kwargs; needs --max-pixels")]
-MaxPixels = Annotated[int | None, _option("--max-pixels", "max_pixels of data.mm_processor_kwargs; needs --min-pixels")]
+PresetName = Annotated[str | None, option("--preset", "a preset's name, or a YAML file; default: the run's")]
+Route = Annotated[list[str] | None, option("--route", "another preset for a task (may repeat)", metavar="TASK=PRESET")]
+MinPixels = Annotated[int | None, option("--min-pixels", "min_pixels of data.mm_processor_kwargs; needs --max-pixels")]
+MaxPixels = Annotated[int | None, option("--max-pixels", "max_pixels of data.mm_processor_kwargs; needs --min-pixels")]
 ReasoningState = Annotated[
-    Reasoning | None, _option("--reasoning", "whether prompts end inside <think>; auto: read each prompt")
+    Reasoning | None, option("--reasoning", "whether prompts end inside <think>; auto: read each prompt")
 ]
-Data = Annotated[list[Path] | None, _option("--data", "the training data, for the rows' data source")]
-OnBadRow = Annotated[OnError, _option("--on-error", "what to do with an unreadable row")]
+Data = Annotated[list[Path] | None, option("--data", "the training data, for the rows' data source")]
+OnBadRow = Annotated[OnError, option("--on-error", "what to do with an unreadable row")]
 _WHAT = ", ".join(Columns.__struct_fields__)
 Column = Annotated[
-    list[str] | None, _option("--column", f"name of a column (may repeat); WHAT: {_WHAT}", metavar="WHAT=NAME")
+    list[str] | None, option("--column", f"name of a column (may repeat); WHAT: {_WHAT}", metavar="WHAT=NAME")
 ]
-ProgressName = Annotated[
-    str | None, _option("--progress", "fraction of training that sets the thresholds, or off; default: as in the run")
-]
-StageNumber = Annotated[int | None, _option("--stage", "stage of the schedule, from 0, for all rows")]
-TotalSteps = Annotated[
-    int | None, _option("--total-steps", "steps of the training: each row is scored as at its own step")
-]
-MaxTokens = Annotated[int | None, _option("--max-tokens", "response budget, for criteria of length", min=1)]
 
 
 def say(notes: Iterable[str]) -> None:
