@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.rewards import Preset, find_preset
@@ -117,14 +117,15 @@ def opened(
     """Read the rollouts of some paths, with a progress bar of their files on a terminal."""
     files = [file for dump in dumps_of(paths) for file in dump.files]
     errors = Console(stderr=True)
-    yield read_rollouts(
-        track(files, "scoring", console=errors, transient=True, disable=not errors.is_terminal),
-        columns=columns_of(column, defaults),
-        sources=data_sources_of(data) if data else None,
-        validation_names=validation_names,
-        on_error=on_error,
-        counts=counts,
-    )
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        yield read_rollouts(
+            progress.track(files, description="scoring"),
+            columns=columns_of(column, defaults),
+            sources=data_sources_of(data) if data else None,
+            validation_names=validation_names,
+            on_error=on_error,
+            counts=counts,
+        )
 
 
 @contextmanager
