@@ -21,20 +21,12 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
-PATIENCE = 60.0
-"""Seconds until an answer that does not come is an error; the machine may be busy."""
+PATIENCE = 60.0  # seconds until an answer that does not come is an error; the machine may be busy
+KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 class BrowserError(RuntimeError):
     """No browser, or one that does not answer."""
-
-
-def browser_path() -> str:
-    """Where the browser is: `VISIONR1_BROWSER`, else one of `NAMES` on the path."""
-    found = os.environ.get("VISIONR1_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        raise BrowserError("no browser: apt-get install chromium, or set VISIONR1_BROWSER to one of Chromium's kind")
-    return found
 
 
 class Page:
@@ -44,27 +36,24 @@ class Page:
         self._process, self._writing, self._reading = process, writing, reading
         self._pending = b""
         self._number = 0
-        self._session: str | None = None
+        self._session: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = {"sessionId": session}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The result of a command; events that come before it are kept."""
         self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
+        message = {"id": self._number, "method": method, "params": parameters, **self._session}
         os.write(self._writing, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._number:
-                if "error" in answer:
-                    raise BrowserError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
+        while (answer := self._next()).get("id") != self._number:
             self.events.append(answer)
+        if "error" in answer:
+            raise BrowserError(f"{method}: {answer['error']['message']}")
+        return answer["result"]
 
     def _next(self) -> dict[str, Any]:
         until = time.monotonic() + PATIENCE
@@ -102,8 +91,8 @@ class Page:
     def key(self, key: str) -> None:
         """Press and release a key."""
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}.get(key, 0)
         for kind in ("keyDown", "keyUp"):
+            code = KEYS.get(key, 0)
             self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
 
     def pointer(self, kind: str, x: float, y: float) -> None:
@@ -121,59 +110,55 @@ class Page:
         """Write what is seen as a PNG."""
         out.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
+    def _of(self, method: str) -> list[dict[str, Any]]:
+        return [event["params"] for event in self.events if event.get("method") == method]
+
     @property
     def complaints(self) -> list[str]:
-        """Exceptions, console errors and warnings, and what the content policy refused."""
-        found: list[str] = []
-        for event in self.events:
-            what, said = event.get("method"), event.get("params", {})
-            if what == "Runtime.exceptionThrown":
-                found.append(json.dumps(said["exceptionDetails"].get("exception", {}).get("description", said)))
-            elif what == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
-                found.append(json.dumps(said["args"]))
-            elif what == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
-                found.append(said["entry"]["text"])
-            elif what == "Page.javascriptDialogOpening":
-                found.append(f"dialog: {said['message']}")
-        return found
+        """Exceptions, console errors and warnings, dialogs, and what the content policy refused."""
+        consoles = [
+            one for one in self._of("Runtime.consoleAPICalled") if one["type"] in ("error", "warning", "assert")
+        ]
+        entries = [one["entry"] for one in self._of("Log.entryAdded")]
+        dialogs = self._of("Page.javascriptDialogOpening")
+        found = [json.dumps(one["exceptionDetails"]) for one in self._of("Runtime.exceptionThrown")]
+        found += [json.dumps(one["args"]) for one in consoles]
+        found += [one["text"] for one in entries if one["level"] in ("error", "warning")]
+        return found + [f"dialog: {one['message']}" for one in dialogs]
 
     @property
     def requests(self) -> list[str]:
         """Addresses that the page asked for, data URLs and what its content policy refused aside."""
-        asked: dict[str, str] = {}
-        for event in self.events:
-            what, said = event.get("method"), event.get("params", {})
-            if what == "Network.requestWillBeSent" and not said["request"]["url"].startswith("data:"):
-                asked[said["requestId"]] = said["request"]["url"]
-            elif what == "Network.loadingFailed" and said.get("blockedReason") == "csp":
-                asked.pop(said["requestId"], None)
-        return list(asked.values())
+        asked = {one["requestId"]: one["request"]["url"] for one in self._of("Network.requestWillBeSent")}
+        refused = {one["requestId"] for one in self._of("Network.loadingFailed") if one.get("blockedReason") == "csp"}
+        return [url for number, url in asked.items() if number not in refused and not url.startswith("data:")]
 
 
 @contextmanager
 def opened_browser() -> Iterator[Page]:
-    """A browser with one tab; it and its profile are gone when the block ends."""
-    profile = tempfile.mkdtemp(prefix="visionr1-browser-")
+    """A browser with one tab: `VISIONR1_BROWSER`, else one of `NAMES`; it and its profile are gone at the end."""
+    path = os.environ.get("VISIONR1_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        raise BrowserError("no browser: apt-get install chromium, or set VISIONR1_BROWSER to one of Chromium's kind")
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     # The protocol is spoken over file descriptors 3 (to the browser) and 4 (from it).
-    command = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-    arguments = (browser_path(), *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe")
-    process = subprocess.Popen(
-        ["bash", "-c", command, "bash", *arguments],
-        pass_fds=(theirs_in, theirs_out),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    os.close(theirs_in)
-    os.close(theirs_out)
-    try:
-        yield Page(process, ours_out, ours_in)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        os.close(ours_out)
-        os.close(ours_in)
-        shutil.rmtree(profile, ignore_errors=True)
+    command = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", path, *FLAGS]
+    with tempfile.TemporaryDirectory(prefix="visionr1-browser-", ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen(
+            [*command, f"--user-data-dir={profile}", "--remote-debugging-pipe"],
+            pass_fds=(theirs_in, theirs_out),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            os.close(theirs_in)
+            os.close(theirs_out)
+            yield Page(process, ours_out, ours_in)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            os.close(ours_out)
+            os.close(ours_in)

@@ -2,8 +2,7 @@
 
     PYTHONPATH=<checkout of EasyR1>:. python tests/easyr1_contract.py
 
-EasyR1 is in no package index (its package calls itself `verl`), so `test_easyr1_contract.py` runs this where
-`VISIONR1_EASYR1` names a checkout.
+EasyR1 is in no package index; `test_other_frameworks.py` runs this where `VISIONR1_EASYR1` names a checkout.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from verl.workers.reward.config import RewardConfig
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from framework_answers import SIZES_WH, make_answers  # noqa: E402
+from framework_answers import SIZES_WH, largest_difference, make_answers  # noqa: E402
 
-from verl_visionr1 import score  # noqa: E402
 from verl_visionr1.integrations.easyr1 import easyr1_size  # noqa: E402
 from verl_visionr1.processed import PROCESSORS, size_by_processor  # noqa: E402
 
@@ -48,16 +46,11 @@ def compose(overrides: list[str]) -> Any:
     return made
 
 
-def example_overrides() -> list[str]:
-    """What `examples/easyr1/train.sh` says of the reward."""
+def main() -> None:
+    """Judge by the settings of `examples/easyr1/train.sh`, and print the findings as one line of JSON."""
     script = (ROOT / "examples" / "easyr1" / "train.sh").read_text()
     lines = script[script.index("exec ") :].replace("$here", str(ROOT / "examples" / "easyr1"))
-    return [word for word in shlex.split(lines) if word.startswith("worker.reward.")]
-
-
-def main() -> None:
-    """Print the findings as one line of JSON."""
-    config = compose(example_overrides())
+    config = compose([word for word in shlex.split(lines) if word.startswith("worker.reward.")])
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "recipes" / "tiny" / "qwen3_vl_scenes")
     manager = AutoRewardManager(config["worker"]["reward"], tokenizer)
     bounds: Any = (config["data"]["min_pixels"], config["data"]["max_pixels"])
@@ -76,12 +69,11 @@ def main() -> None:
     data = DataProto.from_dict({"responses": responses, "response_mask": mask}, {"ground_truth": truths})
     tensor, metrics = manager.compute_reward(data)
     given = tensor.sum(-1).tolist()
-    expected = [score(text, t, frame="qwen2.5-vl", processed_wh=processed(t.size_wh), progress=0.0) for t, text in rows]
+    told: Any = (rows, "qwen2.5-vl", processed)
     found = {
-        "budget": bounds,
         "perfect": given[: len(SIZES_WH)],
-        "largest": max(abs(a - b.value) for a, b in zip(given, expected, strict=True)),
-        "recall": max(abs(a - b.metrics["recall"]) for a, b in zip(metrics["recall"], expected, strict=True)),
+        "largest": largest_difference(given, *told, progress=0.0),
+        "recall": largest_difference(metrics["recall"], *told, metric="recall", progress=0.0),
         "n_tokens": metrics["n_tokens"] == [float(len(each)) for each in ids],
     }
     print(json.dumps(found))

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 
-from verl_visionr1 import FRAMES, Target
+from verl_visionr1 import FRAMES, Target, score
 
 SIZES_WH = ((640, 480), (500, 375), (4032, 3024), (332, 1000), (64, 48))
 Processed = Callable[[tuple[int, int]], tuple[int, int]]
@@ -42,3 +42,12 @@ def make_answers(frame: str, processed: Processed, seed: int = 0) -> list[tuple[
         texts += [answer[:-20], "[]", f"<think>two</think>{answer}"]
         spoiled += [(target, text) for text in texts]
     return [*perfect, *spoiled]
+
+
+def largest_difference(
+    given: list[float], rows: list[tuple[Target, str]], frame: str, processed: Processed, metric: str = "value", **when
+) -> float:
+    """The largest difference between what a framework gave and what `score` says."""
+    told = [score(text, one, frame=frame, processed_wh=processed(one.size_wh), **when) for one, text in rows]
+    expected = [one.value if metric == "value" else one.metrics[metric] for one in told]
+    return max(abs(a - b) for a, b in zip(given, expected, strict=True))

@@ -48,11 +48,7 @@ def _installer() -> list[str]:
 
 
 def run_with(folder: Path, script: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of the tests with a folder of `unpacked` first on its path.
-
-    Raises:
-        AssertionError: it failed; the message is the end of what it said.
-    """
+    """Run a script of the tests with a folder of `unpacked` first on its path."""
     path = os.pathsep.join((str(folder), str(ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
     command = [sys.executable, str(script), *arguments]

@@ -26,15 +26,17 @@ def main(folder: Path, rank: int, n_workers: int, is_resumed: bool) -> None:
     fully_shard(model[0], mesh=mesh)
     fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    files = {kind: shard_file(folder, kind, n_workers, rank) for kind in ("model", "optim")}
+    files = {
+        shard_file(folder, "model", n_workers, rank): model,
+        shard_file(folder, "optim", n_workers, rank): optimizer,
+    }
     inputs = torch.randn(4, 7, generator=torch.Generator().manual_seed(1))
-    if is_resumed:
-        model.load_state_dict(torch.load(files["model"], weights_only=False))
-        optimizer.load_state_dict(torch.load(files["optim"], weights_only=False))
     for step in range(2 if is_resumed else 0, 3):
-        if step == 2 and not is_resumed:
-            torch.save(model.state_dict(), files["model"])
-            torch.save(optimizer.state_dict(), files["optim"])
+        for file, part in files.items() if step == 2 else ():
+            if is_resumed:
+                part.load_state_dict(torch.load(file, weights_only=False))
+            else:
+                torch.save(part.state_dict(), file)
         model(inputs).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

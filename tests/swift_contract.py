@@ -2,7 +2,7 @@
 
     PYTHONPATH=<ms-swift unpacked>:. python tests/swift_contract.py
 
-A script: ms-swift patches the libraries that it imports. `test_swift_contract.py` reads it.
+A script: ms-swift patches the libraries that it imports. `test_other_frameworks.py` reads it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from framework_answers import SIZES_WH, make_answers  # noqa: E402
+from framework_answers import SIZES_WH, largest_difference, make_answers  # noqa: E402
 from swift.rewards import ORM, orms  # noqa: E402
 from swift.rl_core.data import GRPOSample  # noqa: E402
 from swift.rl_core.grpo_algorithm import compute_rewards_per_func  # noqa: E402
 
-from verl_visionr1 import score  # noqa: E402
 from verl_visionr1.functions import load_function  # noqa: E402
 from verl_visionr1.integrations.ms_swift import make_orm  # noqa: E402
 from verl_visionr1.processed import PROCESSORS, size_by_loader  # noqa: E402
@@ -39,9 +38,8 @@ def rewards(name: str, rows: list[Any], **state: int) -> list[float]:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]
         columns = {"solution": target.to_json(), "data_source": "x", "extra_info": {"split": "train"}}
         samples.append(GRPOSample.from_row({"messages": messages, **columns}))
-    args = SimpleNamespace()
     trainer_state = SimpleNamespace(**state) if state else None
-    functions = [orms[name](args=args)]
+    functions = [orms[name](args=SimpleNamespace())]
     return compute_rewards_per_func(samples, functions, [None], torch.device("cpu"), trainer_state)[:, 0].tolist()
 
 
@@ -59,15 +57,15 @@ def main() -> None:
     rows = make_answers("qwen2.5-vl", processed)
     given = rewards("processed", rows, global_step=0, max_steps=TOTAL_STEPS)
     found["perfect"] = given[: len(SIZES_WH)]
-    expected = [score(text, t, frame="qwen2.5-vl", processed_wh=processed(t.size_wh), progress=0.0) for t, text in rows]
-    found["processed"] = max(abs(a - b.value) for a, b in zip(given, expected, strict=True))
+    found["processed"] = largest_difference(given, rows, "qwen2.5-vl", processed, progress=0.0)
     rows = make_answers("qwen3-vl", processed)
     for step in (1, 5, 6, 10):
         when = {"global_step": step - 1, "max_steps": TOTAL_STEPS}
-        told = [score(text, t, frame="qwen3-vl", progress=progress_at(step, TOTAL_STEPS)) for t, text in rows]
-        value, recall = rewards("visionr1", rows, **when), rewards("recall", rows, **when)
-        found[f"step {step}"] = max(abs(a - b.value) for a, b in zip(value, told, strict=True))
-        found[f"recall {step}"] = max(abs(a - b.metrics["recall"]) for a, b in zip(recall, told, strict=True))
+        told: Any = (rows, "qwen3-vl", processed)
+        for name, reward, metric in (("step", "visionr1", "value"), ("recall", "recall", "recall")):
+            given = rewards(reward, rows, **when)
+            progress = progress_at(step, TOTAL_STEPS)
+            found[f"{name} {step}"] = largest_difference(given, *told, metric=metric, progress=progress)
     try:
         rewards("visionr1", rows[:1])
     except ValueError as error:

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import traceback
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from transformers import AutoTokenizer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from framework_answers import SIZES_WH, make_answers  # noqa: E402
+from framework_answers import SIZES_WH, largest_difference, make_answers  # noqa: E402
 
-from verl_visionr1 import Target, score  # noqa: E402
+from verl_visionr1 import Target  # noqa: E402
 from verl_visionr1.integrations import verl_function  # noqa: E402
 from verl_visionr1.processed import processed_size  # noqa: E402
 from verl_visionr1.schedule import progress_at  # noqa: E402
@@ -69,21 +70,15 @@ def make_batch(rows: list[tuple[Target, str]], **columns: Any) -> Any:
     longest = max(map(len, answers)) + 2
     responses = torch.tensor([ids + [0] * (longest - len(ids)) for ids in answers])
     prompts = torch.ones(len(rows), 3, dtype=torch.long)
-    lengths = torch.tensor([len(ids) for ids in answers])
-    mask = (torch.arange(longest)[None] < lengths[:, None]).long()
-    attention_mask = torch.cat([torch.ones_like(prompts), mask], dim=1)
+    mask = torch.tensor([[1] * (3 + len(ids)) + [0] * (longest - len(ids)) for ids in answers])
     input_ids = torch.cat([prompts, responses], dim=1)
-    batch = {"prompts": prompts, "responses": responses, "attention_mask": attention_mask, "input_ids": input_ids}
+    batch = {"prompts": prompts, "responses": responses, "attention_mask": mask, "input_ids": input_ids}
     batch["position_ids"] = torch.arange(input_ids.shape[1]).repeat(len(rows), 1)
     every = {"data_source": "x", "extra_info": {"split": "train"}, **columns}
-    non_tensor = {key: np.array([_copy(value) for _ in rows], dtype=object) for key, value in every.items()}
+    non_tensor = {key: np.array([deepcopy(value) for _ in rows], dtype=object) for key, value in every.items()}
     truths = [{"style": "rule", "ground_truth": target.to_json()} for target, _ in rows]
     non_tensor["reward_model"] = np.array(truths, dtype=object)
     return DataProto(batch=TensorDict(batch, batch_size=len(rows)), non_tensor_batch=non_tensor)
-
-
-def _copy(value: Any) -> Any:
-    return dict(value) if isinstance(value, dict) else value  # verl writes into them
 
 
 def batch_scores(function: Any, rows: list[tuple[Target, str]], **columns: Any) -> list[float]:
@@ -107,16 +102,10 @@ def loop_manager(name: str, function: Any, **settings: Any) -> Any:
     """A manager of verl's reward loop (0.7.1 and newer), or `visionr1` by the registry of that verl."""
     from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
-    optim = {"total_training_steps": TOTAL_STEPS}
     reward = {"reward_kwargs": {"visionr1": settings}, "reward_model": {"enable": False}}
-    model = {"path": None}
-    config = OmegaConf.create({"reward": reward, "actor_rollout_ref": {"actor": {"optim": optim}, "model": model}})
+    actor = {"actor": {"optim": {"total_training_steps": TOTAL_STEPS}}, "model": {"path": None}}
+    config = OmegaConf.create({"reward": reward, "actor_rollout_ref": actor})
     return get_reward_manager_cls(name)(config=config, tokenizer=TOKENIZER, compute_score=function)
-
-
-def largest_difference(scores: list[float], rows: list[tuple[Target, str]], frame: str, **when: Any) -> float:
-    expected = [score(text, t, frame=frame, processed_wh=processed(t.size_wh), **when).value for t, text in rows]
-    return max(abs(a - b) for a, b in zip(scores, expected, strict=True))
 
 
 def error_of(call: Any) -> str:
@@ -136,10 +125,10 @@ def check_function(found: dict[str, Any], scores_of: Any) -> None:
         except (FileNotFoundError, AssertionError):
             continue  # this verl takes no pkg://
         rows = make_answers("qwen3-vl", processed)
-        found["function"][place] = largest_difference(scores_of(function, rows), rows, "qwen3-vl")
+        found["function"][place] = largest_difference(scores_of(function, rows), rows, "qwen3-vl", processed)
     rows = make_answers("qwen2.5-vl", processed)
     scores = scores_of(load_function(PLACES["this file"], frame="qwen2.5-vl", schedule=off), rows)
-    found["function"]["processed pixels"] = largest_difference(scores, rows, "qwen2.5-vl")
+    found["function"]["processed pixels"] = largest_difference(scores, rows, "qwen2.5-vl", processed)
     found["perfect"] = scores[: len(SIZES_WH)]
 
 
@@ -150,7 +139,7 @@ def check_steps(scores_of: Any, missing: Any) -> dict[str, Any]:
     for step in STEPS:  # after step N - 1 its weights write the answers of step N
         told = {"tool_extra_fields": {"global_steps": step - 1}}
         progress = progress_at(step, TOTAL_STEPS)
-        differences.append(largest_difference(scores_of(rows, **told), rows, "qwen3-vl", progress=progress))
+        differences.append(largest_difference(scores_of(rows, **told), rows, "qwen3-vl", processed, progress=progress))
     return {"largest": max(differences), "missing": error_of(missing)}
 
 

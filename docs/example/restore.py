@@ -9,8 +9,9 @@ bytes as in the run).
 from __future__ import annotations
 
 import gzip
-import subprocess
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -79,8 +80,12 @@ def convert(annotations: Path, images: Path, out: Path, *flags: object) -> None:
 
 
 def _run(*words: object) -> None:
-    command = [sys.executable, "-c", "from verl_visionr1.cli import main; main()", "convert", *map(str, words)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    from verl_visionr1.cli import app
+
+    with redirect_stdout(io.StringIO()):
+        code = app(["convert", *map(str, words)], standalone_mode=False)
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

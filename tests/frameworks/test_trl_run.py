@@ -39,8 +39,7 @@ def write_rows(folder: Path) -> Path:
         image, scene = draw_scene(scene_rng(0, "train", index), size_wh=(128, 128))
         image.save(folder / f"{index}.png")
         names = sorted({item.category for item in scene.objects})
-        objects = [(item.box_xyxy, item.category) for item in scene.objects]
-        boxes, labels = [list(box) for box, _ in objects], [label for _, label in objects]
+        boxes, labels = [list(item.box_xyxy) for item in scene.objects], [item.category for item in scene.objects]
         target = Target(task="detection", size_wh=(128, 128), boxes_xyxy=boxes, labels=labels, categories=names)
         lines.append(
             {
@@ -56,7 +55,9 @@ def write_rows(folder: Path) -> Path:
     return file
 
 
-def train(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trl")
     out = folder / "run"
     command = [sys.executable, str(ROOT / "examples" / "trl" / "train.py"), "--model", str(MODEL)]
     command += ["--data", str(write_rows(folder)), "--out", str(out), "--steps", str(STEPS)]
@@ -66,11 +67,6 @@ def train(folder: Path) -> Path:
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     return out
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("trl"))
 
 
 def test_rewards_of_the_completions_are_what_score_says(out: Path) -> None:

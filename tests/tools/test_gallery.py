@@ -138,7 +138,8 @@ def test_a_run_stands_for_its_dumps(run: Run, tmp_path: Path) -> None:
     assert [file.name for file in dumps_of([run.folder])[0].files] == [f"{step}.jsonl" for step in range(1, STEPS + 1)]
     other = dump(tmp_path / "b" / "rollouts" / "1.jsonl", {}).parent
     names = [found.name for found in dumps_of([run.folder, other])]
-    assert names == [f"{run.folder.name}/rollouts", "validation", "b/rollouts"]
+    assert names[:2] == [f"{run.folder.name}/rollouts", f"{run.folder.name}/validation"]
+    assert names[2].endswith("b/rollouts")
     assert len(dumps_of([other, other])) == 1
     (tmp_path / "bare" / "metrics").mkdir(parents=True)
     for folder, message in (("nothing", "no such file"), ("bare", "validation_data_dir")):

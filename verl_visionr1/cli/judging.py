@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.rollouts import option
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
 from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, frame_note, infer, sample_of
@@ -25,28 +26,33 @@ class Options:
 
     preset: given.PresetName = None
     route: given.Route = None
-    progress: given.ProgressName = None
-    stage: int | Literal["final", "off"] | None = None
-    total_steps: given.TotalSteps = None
-    frame: given.FrameName = None
-    processed: given.Processed = None
+    progress: Annotated[
+        str | None, option("--progress", "fraction of training for the thresholds, or off; default: as in the run")
+    ] = None
+    stage: int | Literal["final", "off"] | None = None  # the words: of `visionr1 eval`
+    total_steps: Annotated[
+        int | None, option("--total-steps", "steps of the training: each row is scored as at its own step")
+    ] = None
+    frame: Annotated[str | None, option("--frame", "coordinates of the answers; default: the run's")] = None
+    processed: Annotated[
+        str | None, option("--processed", "size of every image as the model saw it; default: computed", metavar="WxH")
+    ] = None
     min_pixels: given.MinPixels = None
     max_pixels: given.MaxPixels = None
     reasoning: given.ReasoningState = None
-    max_tokens: given.MaxTokens = None
+    max_tokens: Annotated[int | None, option("--max-tokens", "response budget, for criteria of length", min=1)] = None
 
     @property
     def moment(self) -> Moment | None:
-        """The moment of training, if an option sets it.
-
-        Raises:
-            ValueError: several of them, or a value out of range.
-        """
+        """The moment of training, if an option sets it."""
         if self.progress is None and self.stage is None and self.total_steps is None:
             return None
-        if isinstance(self.stage, str):  # of `visionr1 eval`
+        if isinstance(self.stage, str):
             return Moment(1.0 if self.stage == "final" else None)
-        progress = None if self.progress in (None, "off") else given.fraction_of(str(self.progress))
+        try:
+            progress = None if self.progress in (None, "off") else float(str(self.progress))
+        except ValueError:
+            raise ValueError(f"--progress {self.progress}: needs a fraction of training in [0, 1], or off") from None
         return Moment(progress, self.stage, self.total_steps)
 
     @property
@@ -65,14 +71,14 @@ class Options:
 
 
 NO_OPTIONS = Options()
-SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")
-"""Options of the response context."""
+STAGE = Annotated[int | None, option("--stage", "stage of the schedule, from 0, for all rows")]
+SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")  # options of the response context
 
 
 def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's parameter `options` with some fields of `Options` as command-line options."""
 
-    hints = get_type_hints(Options, include_extras=True) | {"stage": given.StageNumber}
+    hints = get_type_hints(Options, include_extras=True) | {"stage": STAGE}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -104,15 +110,12 @@ class ScoringSetup:
     judging: Judging
     notes: tuple[str, ...] = ()
     run: Run | None = None
-    file: Path | None = None
     overrides: tuple[str, ...] = ()
 
     @property
     def data(self) -> list[Path]:
         """The run's data files that exist here."""
-        if self.run is None:
-            return []
-        files = [*self.run.last.train_files, *self.run.last.val_files]
+        files = [] if self.run is None else [*self.run.last.train_files, *self.run.last.val_files]
         return [Path(file) for file in files if file.endswith(".parquet") and Path(file).is_file()]
 
     @property
@@ -128,58 +131,50 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
     Args:
         paths: dumps, folders of dumps, or run directories.
         columns: names of the dumps' columns, for inference from their rows.
-
-    Raises:
-        ValueError: an invalid option, or a run that cannot be scored here (a missing package, a newer version).
     """
     found = run_of(paths)
     if found is not None:
         file, run = found
-        described = run.last.describe()
-        notes = [f"{file}: {described}", *(f"{option}: overrides the run's own" for option in options.named)]
         judging = override(run.judging(), options)
-        notes += [] if options.frame is None else _frame_notes(_sample(paths, columns), judging)
-        return ScoringSetup(judging, tuple(notes), run, file, tuple(options.named))
-    judging, fixed, notes = Judging(given.preset_of("visionr1"), frame_named("original")), _fixed(options), []
+        notes = [f"{file}: {run.last.describe()}", *(f"{option}: overrides the run's own" for option in options.named)]
+        if options.frame is not None:
+            notes += _frame_notes(_sample(paths, columns), judging)
+        return ScoringSetup(judging, tuple(notes), run, tuple(options.named))
+    judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), []
+    chosen = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
+    fixed = frozenset(name for name, value in chosen.items() if value is not None)
     evaluation = evaluation_of(paths)
     if evaluation is not None:
         judging, notes = _as_evaluated(*evaluation, judging, options)
         fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
     judging, sample = override(judging, options), _sample(paths, columns)
-    if len(fixed) == len(INFERRED):  # every choice was made by an option
-        return ScoringSetup(judging, (*notes, *_frame_notes(sample, judging)))
-    inferred = infer(sample, judging, fixed)
-    found_out = "".join(f"; {note}" for note in inferred.notes)
-    notes.append(f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}")
-    return ScoringSetup(inferred.judging, (*notes, *_frame_notes(sample, inferred.judging)))
+    if len(fixed) < len(INFERRED):
+        inferred = infer(sample, judging, fixed)
+        judging = inferred.judging
+        assumed = {
+            "frame": f"frame {judging.frame.name} (--frame)",
+            "moment": f"{judging.moment} (--progress, --stage, --total-steps)",
+            "preset": f"preset {judging.preset.name} (--preset)",
+        }
+        words = ", ".join(text for name, text in assumed.items() if name not in fixed)
+        notes.append("; ".join([f"no {RUN_FILE}: assumed {words}", *inferred.notes]))
+    return ScoringSetup(judging, (*notes, *_frame_notes(sample, judging)))
 
 
 def is_described(path: Path) -> bool:
-    """Whether a record of a run or of `visionr1 eval` is beside a dump.
-
-    Raises:
-        RowsError: a file that cannot be read.
-    """
+    """Whether a record of a run or of `visionr1 eval` is beside a dump."""
     return run_of([path]) is not None or evaluation_of([path]) is not None
 
 
 def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
-    """The record of `visionr1 eval` beside the predictions of all paths; None if missing, or if they differ.
-
-    Raises:
-        RowsError: a file that cannot be read.
-    """
+    """The record of `visionr1 eval` beside the predictions of all paths; None if missing, or if they differ."""
     folders = [path if path.is_dir() else path.parent for path in paths if path.is_dir() or path.name == PREDICTIONS]
     files = [folder / SETTINGS for folder in folders if (folder / PREDICTIONS).is_file()]
     if not files or len(files) < len(paths) or not all(file.is_file() for file in files):
         return None
     made = [read_made(file) for file in files]
-    return (files[0], made[0]) if len({_spoken(one) for one in made}) == 1 else None
-
-
-def _spoken(made: Made) -> tuple[object, ...]:
-    """The settings of an evaluation that decide how its answers are read."""
-    return made.model_type, made.min_pixels, made.max_pixels, made.sampling.max_tokens
+    spoken = {(one.model_type, one.min_pixels, one.max_pixels, one.sampling.max_tokens) for one in made}
+    return (files[0], made[0]) if len(spoken) == 1 else None
 
 
 def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) -> tuple[Judging, list[str]]:
@@ -199,16 +194,6 @@ def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) ->
     ]
 
 
-def _describe(judging: Judging, fixed: frozenset[str]) -> str:
-    """Describe the assumptions about a dump without a run record, with their options."""
-    assumed = {
-        "frame": f"frame {judging.frame.name} (--frame)",
-        "moment": f"{judging.moment} (--progress, --stage, --total-steps)",
-        "preset": f"preset {judging.preset.name} (--preset)",
-    }
-    return ", ".join(words for name, words in assumed.items() if name not in fixed)
-
-
 def _frame_notes(sample: list[Rollout], judging: Judging) -> list[str]:
     try:
         return list(filter(None, [frame_note(sample, judging)]))
@@ -219,11 +204,6 @@ def _frame_notes(sample: list[Rollout], judging: Judging) -> list[str]:
 def _sample(paths: list[Path], columns: Columns | None) -> list[Rollout]:
     files = [file for dump in dumps_of(paths) for file in dump.files]
     return sample_of(read_rollouts(files, columns=columns, on_error="skip"))
-
-
-def _fixed(options: Options) -> frozenset[str]:
-    fixed = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
-    return frozenset(name for name, value in fixed.items() if value is not None)
 
 
 def override(judging: Judging, options: Options) -> Judging:

@@ -1,13 +1,12 @@
 """Shared by all integrations: settings, response, ground truth and progress -> reward and metrics.
 
-A framework's own file knows how that framework calls a reward function, where it has the training step, and how it
-resizes images. Everything else is here, and imports no framework.
+A framework's own file knows how that framework calls a reward function and resizes images; nothing here imports one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,25 +26,13 @@ from verl_visionr1.rewards.routing import Routes
 from verl_visionr1.rewards.run_settings import RewardSettings
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import SettingsError, decoded
-from verl_visionr1.targets import NO_IMAGE, Target, read_target
+from verl_visionr1.targets import NO_IMAGE, is_validation_split, read_target
 
-REPORTED = (
-    "value",
-    "acc",
-    "progress",
-    "stage",
-    "match_iou",
-    "n_tokens",
-    "clipped",
-    *DEGENERATION_METRICS,
-    "route",
-    "unscored",
-)
+_FACTS = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "clipped")
+REPORTED = (*_FACTS, *DEGENERATION_METRICS, "route", "unscored")
 """Numbers of every row besides its criteria and `COMMON_METRICS`."""
-UNKNOWN_PROGRESS = -1.0
-"""`progress` of a row with unknown training step, under fixed thresholds."""
-BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
-"""Other keys of a row or of verl's dumps."""
+UNKNOWN_PROGRESS = -1.0  # `progress` of a row with unknown training step, under fixed thresholds
+BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")  # other keys of a row or of verl's dumps
 NO_DEGENERATION: Mapping[str, float] = {"distinct_share": 1.0, "empty": 0.0}
 
 
@@ -107,10 +94,7 @@ class Scorer:
     resize: Resize
     step_advice: str
     routes: Routes
-    metrics: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "metrics", self.routes.metrics)
+    metrics: tuple[str, ...]
 
     def evaluate(
         self,
@@ -122,27 +106,25 @@ class Scorer:
         row: Mapping[str, Any] | None = None,
         n_tokens: int | None = None,
     ) -> dict[str, float]:
-        """Score one response.
+        """Score one response; "value" is the reward, all keys are those of `row_report`.
 
         Args:
             ground_truth: `Target.to_json()`.
             data_source, row: for `routes`.
-
-        Returns:
-            "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row of a run.
 
         Raises:
             TargetError: an invalid ground truth.
             MissingStepError: the thresholds change, and the step is unknown.
             RewardError: a route to a preset that does not support the row's task; a user's criterion failed.
         """
-        target = read_target(ground_truth)
+        target, settings = read_target(ground_truth), self.settings
         preset = self.routes.preset_for(target, data_source, row)
-        context, rule = self.rule_for(preset, moment, data_source)
-        settings = self.settings
-        spoken = ResponseContext(
-            self.frame, self.processed_size(target), n_tokens, settings.max_tokens, settings.reasoning == "opened"
-        )
+        context, rule = self.rule_for(preset, moment)
+        processed_wh = None
+        if self.processor is not None and target.size_wh != NO_IMAGE:
+            processed_wh = self.resize(target.size_wh, self.processor, settings)
+        is_opened = settings.reasoning == "opened"
+        spoken = ResponseContext(self.frame, processed_wh, n_tokens, settings.max_tokens, is_opened)
         case = read_completion(response, target, preset, rule.thresholds, spoken)
         return row_report(
             apply_criteria(case, preset),
@@ -154,54 +136,94 @@ class Scorer:
             route=self.routes.index(preset),
         )
 
-    def rule_for(self, preset: Preset, moment: Moment, data_source: str = "") -> tuple[Context, Rule]:
-        """Progress and thresholds for a row.
+    def evaluate_batch(
+        self,
+        texts: Sequence[str],
+        ground_truths: Sequence[str | None],
+        trainer_state: Any,
+        columns: Mapping[str, Any],
+        lengths: Sequence[int] | None = None,
+    ) -> list[dict[str, float] | None]:
+        """Score a batch as TRL and ms-swift pass it; None for rows without a ground truth.
+
+        Args:
+            texts, ground_truths: n responses, and n of `Target.to_json()` (None for a row of another reward).
+            trainer_state: Hugging Face's `TrainerState`, or None.
+            columns: the other arguments: of those with n values, `data_source`, `split` or `extra_info.split` (for
+                validation), and columns of `routes` are used.
+            lengths: n lengths of the responses in tokens.
+        """
+        by_row = {name: values for name, values in columns.items() if _is_column(values, len(texts))}
+        reports: list[dict[str, float] | None] = [None] * len(texts)
+        for i, (text, ground_truth) in enumerate(zip(texts, ground_truths, strict=True)):
+            if ground_truth is not None:
+                row = {name: values[i] for name, values in by_row.items()}
+                extra = row.get("extra_info")
+                split = row.get("split") or (extra.get("split") if isinstance(extra, Mapping) else None)
+                moment = Moment(*step_of_state(trainer_state), is_validation_split(split))
+                source, n_tokens = str(row.get("data_source") or ""), None if lengths is None else lengths[i]
+                reports[i] = self.evaluate(text, ground_truth, moment, data_source=source, row=row, n_tokens=n_tokens)
+        return reports
+
+    def rule_for(self, preset: Preset, moment: Moment) -> tuple[Context, Rule]:
+        """Progress and thresholds for a row; the progress is None if unknown.
 
         Raises:
             MissingStepError: the preset's thresholds change, and step or total are unknown.
         """
         schedule = follow_model(preset.schedule, self.frame.name)
-        validation = self.settings.validation
+        validation, is_validation = self.settings.validation, moment.is_validation
         total = self.settings.total_steps or moment.total_steps
+        unknown = Context(None, is_validation)
         if self.settings.is_off:
-            context = Context(None, moment.is_validation)
-        elif total is not None and moment.step is not None:
-            context = context_at(moment.step, total, n_steps=moment.total_steps, is_validation=moment.is_validation)
-        elif not schedule.is_moving:
-            rule = Context(0.0, moment.is_validation).rule(schedule, validation, data_source)
-            return Context(None, moment.is_validation), rule
-        elif "thresholds" not in preset.looks_at:
-            context = Context(None, moment.is_validation)
-        elif total is not None and moment.is_validation and validation != "current":
+            return unknown, unknown.rule(schedule, validation)
+        if total is not None and moment.step is not None:
+            context = context_at(moment.step, total, n_steps=moment.total_steps, is_validation=is_validation)
+            return context, context.rule(schedule, validation)
+        if not schedule.is_moving:
+            return unknown, Context(0.0, is_validation).rule(schedule, validation)
+        if "thresholds" not in preset.looks_at:
+            return unknown, unknown.rule(schedule, validation)
+        if total is not None and is_validation and validation != "current":
             context = context_at(0, total, n_steps=moment.total_steps, is_validation=True)
-            return Context(None, is_validation=True), context.rule(schedule, validation, data_source)
-        else:
-            raise MissingStepError(self._missing(preset, total))
-        return context, context.rule(schedule, validation, data_source)
-
-    def _missing(self, preset: Preset, total: int | None) -> str:
+            return unknown, context.rule(schedule, validation)
         what = "total_steps = None" if total is None else "the training step is unknown"
-        if all(
-            preset is not own for own in self.routes.presets
-        ):  # a task's default preset, which `schedule` does not change
-            return (
-                f"{what}: preset {preset.name}, the default for {preset.tasks[0]}, tightens its thresholds "
-                f"in training; name a file of a preset with schedule: {{kind: off}} in routes.task.{preset.tasks[0]}"
-            )
-        return (
+        raise MissingStepError(
             f"{what}: preset {preset.name} tightens its thresholds during training; {self.step_advice}, or set "
-            "schedule = {kind: off} for fixed thresholds"
+            "schedule = {kind: off} for fixed thresholds (in a preset file in routes for the default of another task)"
         )
 
-    def processed_size(self, target: Target) -> tuple[int, int] | None:
-        """Width and height of the target's image as the model saw it; None if the frame does not need it.
 
-        Raises:
-            SizeError: a size that the framework or the processor rejects.
-        """
-        if self.processor is None or target.size_wh == NO_IMAGE:
-            return None
-        return self.resize(target.size_wh, self.processor, self.settings)
+def _is_column(values: object, n_rows: int) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == n_rows
+
+
+def step_of_weights(fields: Mapping[str, Any], *, is_validation: bool) -> int | None:
+    """The trainer step of a row, from the version of the weights that wrote its response; None if missing.
+
+    In training that is the version of the step before; validation after step N uses the weights of step N.
+
+    Args:
+        fields: `tool_extra_fields` of verl 0.7.1 and newer, which its naive manager merges into `extra_info`.
+
+    >>> step_of_weights({"max_global_steps": 4, "global_steps": 3}, is_validation=False)
+    5
+    """
+    for key in ("max_global_steps", "global_steps"):
+        if fields.get(key) is not None:
+            return int(fields[key]) + (0 if is_validation else 1)
+    return None
+
+
+def step_of_state(trainer_state: Any) -> tuple[int | None, int | None]:
+    """Trainer step from 1, and the run's steps, from Hugging Face's `TrainerState`; None if unknown.
+
+    Its `global_step` counts finished optimizer steps, so a response sampled now belongs to the next step.
+    """
+    if trainer_state is None:
+        return None, None
+    total = int(trainer_state.max_steps)
+    return int(trainer_state.global_step) + 1, total if total > 0 else None
 
 
 def row_report(
@@ -218,27 +240,21 @@ def row_report(
     """Numbers of a row: the same keys, all floats, for every row of a run.
 
     `acc` is the task's metric, independent of the stage, so that validations of different runs are comparable. A
-    criterion that the row's preset lacks is 0. `clipped`: whether the answer fills the response budget, as in verl's
-    clip ratio. `n_tokens` and `clipped` are left out if the framework does not pass the length or the budget.
+    criterion that the row's preset lacks is 0. `n_tokens` and `clipped` are left out if length or budget are unknown.
 
     Args:
         metrics: criteria of all presets of the run, and `COMMON_METRICS`.
         route: `Routes.index` of the row's preset.
     """
     report = {name: score.metrics.get(name, 0.0) for name in metrics}
-    report["value"] = score.value
-    report["acc"] = score.metrics.get("accuracy", 0.0)
+    report |= {"value": score.value, "acc": score.metrics.get("accuracy", 0.0)}
     report["progress"] = UNKNOWN_PROGRESS if context.progress is None else context.progress
-    report["stage"] = float(rule.stage)
-    report["match_iou"] = rule.thresholds.match_iou
+    report |= {"stage": float(rule.stage), "match_iou": rule.thresholds.match_iou}
     if response.n_tokens is not None:
         report["n_tokens"] = float(response.n_tokens)
         if response.max_tokens is not None:
             report["clipped"] = 1.0 if response.n_tokens >= response.max_tokens else 0.0
-    report |= degeneration
-    report["route"] = route
-    report["unscored"] = 0.0 if is_scored else 1.0
-    return report
+    return {**report, **degeneration, "route": route, "unscored": 0.0 if is_scored else 1.0}
 
 
 def make_scorer(
@@ -268,11 +284,11 @@ def make_scorer(
     if settings.total_steps is not None and settings.total_steps <= 0:
         raise SettingsError(f"total_steps = {settings.total_steps}: needs a number of steps above 0")
     settings.require_names(frozenset((*REPORTED, *taken)))
-    frame = _frame_of(settings)
+    frame, routes = _frame_of(settings), settings.routing
     processor = _processor_of(settings, frame) if frame.extent is Extent.PROCESSED else None
-    scorer = Scorer(settings, frame, processor, resize, step_advice, settings.routing)
+    scorer = Scorer(settings, frame, processor, resize, step_advice, routes, routes.metrics)
     if not tells_step:
-        for preset in scorer.routes.presets:
+        for preset in routes.presets:
             scorer.rule_for(preset, Moment())
     if processor is not None:
         resize((640, 480), processor, settings)  # raises for an invalid budget
@@ -297,9 +313,9 @@ def _frame_of(settings: FunctionSettings) -> Frame:
 
 
 def _processor_of(settings: FunctionSettings, frame: Frame) -> ImageProcessor:
-    if settings.model is None:
-        return PROCESSORS[frame.name]
-    processor = image_processor_of(Path(settings.model).expanduser())
+    processor = PROCESSORS.get(frame.name)
+    if settings.model is not None:
+        processor = image_processor_of(Path(settings.model).expanduser())
     if processor is None:
         raise SettingsError(
             f"model = {settings.model!r}: has no preprocessor_config.json of a Qwen-VL or GLM-V model; frame "

@@ -1,12 +1,6 @@
-"""The reward as EasyR1's reward function, for EasyR1 0.3.0 to 0.3.3 and its forks.
+"""The reward as EasyR1's reward function, for EasyR1 0.3.0 to 0.3.3 and its forks; see `examples/easyr1`.
 
-    worker.reward.reward_function=<folder of verl_visionr1>/integrations/easyr1.py:compute_score
-    worker.reward.reward_function_kwargs.frame=qwen2.5-vl
-    worker.reward.reward_function_kwargs.min_pixels='${data.min_pixels}'
-    worker.reward.reward_function_kwargs.max_pixels='${data.max_pixels}'
-
-EasyR1 passes neither the training step nor the split to a reward function, so thresholds are fixed. It resizes images
-in its own way, which `easyr1_size` replays.
+EasyR1 passes neither the training step nor the split, so thresholds are fixed. Its own resize of images is replayed.
 """
 
 from __future__ import annotations
@@ -37,9 +31,8 @@ def compute_score(
     """Score a batch of responses, as EasyR1 calls it.
 
     Args:
-        reward_inputs: `{"response", "response_length", "ground_truth"}` of each row; one of them if the reward is
-            called row by row (`REWARD_TYPE = "sequential"`); the response text in EasyR1 0.3.0.
-        ground_truth: only in EasyR1 0.3.0.
+        reward_inputs: `{"response", "response_length", "ground_truth"}` of each row; of one row if called row by row
+            (`REWARD_TYPE = "sequential"`); the response text in EasyR1 0.3.0, with its `ground_truth`.
         settings: fields of `integrations.core.FunctionSettings`. `min_pixels` and `max_pixels` are `data.min_pixels`
             and `data.max_pixels`, needed for models that answer in processed pixels.
 
@@ -62,7 +55,7 @@ def compute_score(
     """
     scorer = _scorer_of(msgspec.json.encode(to_plain(settings)))
     if isinstance(reward_inputs, str):
-        return _evaluate({"response": reward_inputs, "ground_truth": ground_truth}, scorer)
+        reward_inputs = {"response": reward_inputs, "ground_truth": ground_truth}
     if isinstance(reward_inputs, Mapping):
         return _evaluate(reward_inputs, scorer)
     return [_evaluate(row, scorer) for row in reward_inputs]
@@ -92,20 +85,14 @@ def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: Funct
 def easyr1_size(size_wh: tuple[int, int], min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Width and height after EasyR1's own resize (`process_image`), which comes before the model's image processor.
 
-    Args:
-        size_wh: width and height of the original image in pixels.
-        min_pixels, max_pixels: bounds of the area.
-
     Source: EasyR1 0.3.3, verl/utils/dataset.py.
 
     >>> easyr1_size((500, 375), 262144, 4194304), easyr1_size((4032, 3024), 262144, 4194304)
     ((591, 443), (2364, 1773))
     """
-    width, height = size_wh
-    if width * height > max_pixels:
-        factor = math.sqrt(max_pixels / (width * height))
-        width, height = int(width * factor), int(height * factor)
-    if width * height < min_pixels:
-        factor = math.sqrt(min_pixels / (width * height))
-        width, height = int(width * factor), int(height * factor)
-    return width, height
+    for bound, is_outside in ((max_pixels, int.__gt__), (min_pixels, int.__lt__)):
+        area = size_wh[0] * size_wh[1]
+        if is_outside(area, bound):
+            factor = math.sqrt(bound / area)
+            size_wh = int(size_wh[0] * factor), int(size_wh[1] * factor)
+    return size_wh

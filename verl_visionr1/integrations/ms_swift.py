@@ -1,15 +1,7 @@
-"""The reward as ms-swift's `ORM`, for its GRPO trainer.
-
-`plugin.py`, given to `swift rlhf --rlhf_type grpo --external_plugins plugin.py --reward_funcs visionr1`:
-
-    from swift.rewards import orms
-    from verl_visionr1.integrations.ms_swift import make_orm
-
-    orms["visionr1"] = make_orm(frame="qwen3-vl")
+"""The reward as ms-swift's `ORM`, for its GRPO trainer; see `examples/ms_swift`.
 
 The data's column `solution` holds the ground truth; `data_source` and `extra_info.split` are used if present.
-Thresholds follow `trainer_state`. ms-swift logs one number per reward: `make_orm(metric="recall", ...)` with a reward
-weight of 0 logs a criterion.
+Thresholds follow `trainer_state`.
 """
 
 from __future__ import annotations
@@ -20,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_visionr1.integrations.core import FunctionSettings, Scorer, make_scorer
-from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_loader
 from verl_visionr1.settings import SettingsError
 
@@ -62,32 +53,25 @@ class VisionReward:
     ) -> list[float | None]:
         """Score a batch of completions; None for a row without a ground truth."""
         lengths = None if response_token_ids is None else [sum(map(len, turns)) for turns in response_token_ids]
-        reports = evaluate_rows(self.scorer, completions, solution, trainer_state, columns, lengths)
+        reports = self.scorer.evaluate_batch(completions, solution, trainer_state, columns, lengths)
         return [None if report is None else report[self.metric] for report in reports]
 
 
 def make_orm(metric: str = "value", **settings: Any) -> type:
-    """A subclass of ms-swift's `ORM`, for `orms[name] = ...`.
-
-    Args:
-        metric, settings: those of `VisionReward`; checked immediately.
-
-    Raises:
-        SettingsError: an invalid setting.
-        ModuleNotFoundError: ms-swift is not installed.
-    """
+    """A subclass of ms-swift's `ORM`, for `orms[name] = ...`; arguments and errors of `VisionReward`."""
     from swift.rewards import ORM  # pyright: ignore[reportMissingImports]
 
     reward = VisionReward(settings, metric)
 
-    def init(self: Any, args: Any = None, **kwargs: Any) -> None:
-        ORM.__init__(self, args, **kwargs)
+    class VisionR1(ORM):
+        __doc__ = VisionReward.__doc__
 
-    def call(self: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
-        return reward(completions, **columns)
+        def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
+            return reward(completions, **columns)
 
-    name = "VisionR1" if metric == "value" else f"VisionR1_{metric}"  # its name in ms-swift's logs
-    return type(name, (ORM,), {"__init__": init, "__call__": call, "__doc__": VisionReward.__doc__})
+    if metric != "value":
+        VisionR1.__name__ = f"VisionR1_{metric}"  # its name in ms-swift's logs
+    return VisionR1
 
 
 def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:
@@ -98,9 +82,7 @@ def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: Funct
 
 
 def rescaled_size(size_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
-    """Width and height after `rescale_image`, which ms-swift calls if `--max_pixels` is set.
-
-    Source: ms-swift 4.6.0, swift/template/vision_utils.py.
+    """Width and height after `rescale_image` of ms-swift 4.6.0 (swift/template/vision_utils.py), for `--max_pixels`.
 
     >>> rescaled_size((4032, 3024), 1003520)
     (1156, 867)
@@ -114,14 +96,7 @@ def rescaled_size(size_wh: tuple[int, int], max_pixels: int | None) -> tuple[int
 
 
 def loader_budget(processor: ImageProcessor, environment: Mapping[str, str]) -> dict[str, int]:
-    """The pixel budget of qwen_vl_utils under ms-swift's environment variables, as `image_options`.
-
-    Source: ms-swift 4.6.0, swift/model/models/qwen.py (`compat_qwen_vl_utils`).
-
-    >>> from verl_visionr1.processed import PROCESSORS
-    >>> loader_budget(PROCESSORS["qwen2.5-vl"], {"MAX_PIXELS": "1003520", "IMAGE_MIN_TOKEN_NUM": "4"})
-    {'min_pixels': 3136, 'max_pixels': 1003520}
-    """
+    """The pixel budget of qwen_vl_utils under ms-swift's environment variables (4.6.0, swift/model/models/qwen.py)."""
     area = processor.factor**2
     budget: dict[str, int] = {}
     for bound in ("min", "max"):

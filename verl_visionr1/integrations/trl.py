@@ -1,12 +1,7 @@
-"""The reward as a reward function of TRL's `GRPOTrainer` (and the RLOO trainer, which calls it in the same way).
-
-    from verl_visionr1.integrations.trl import make_reward
-
-    trainer = GRPOTrainer(model=..., reward_funcs=[make_reward(frame="qwen3-vl")], train_dataset=...)
+"""The reward as a reward function of TRL's `GRPOTrainer` and RLOO trainer; see `examples/trl`.
 
 TRL passes dataset columns as keyword arguments: `ground_truth` is required; `data_source` and `extra_info.split` are
-used if present. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`. With
-`log_completions=True` the table of completions has the ground truth, so that `visionr1 score OUT/completions` reads it.
+used if present. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`.
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ from typing import Any
 
 from verl_visionr1.answers.transcript import answer_text
 from verl_visionr1.integrations.core import FunctionSettings, make_scorer
-from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_processor, with_budget
 
 STEP_ADVICE = "TRL passes it in trainer_state: set max_steps or num_train_epochs, or total_steps here"
@@ -56,7 +50,7 @@ def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
         """Score a batch of completions; None for a row without a ground truth."""
         texts = [answer_text(completion) for completion in completions]
         lengths = None if completion_ids is None else [len(ids) for ids in completion_ids]
-        reports = evaluate_rows(scorer, texts, ground_truth, trainer_state, columns, lengths)
+        reports = scorer.evaluate_batch(texts, ground_truth, trainer_state, columns, lengths)
         if log_metric is not None:
             for name, value in _means([report for report in reports if report is not None]).items():
                 log_metric(f"{METRIC_PREFIX}{name}", value)

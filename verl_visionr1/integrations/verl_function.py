@@ -1,13 +1,6 @@
-"""The reward as verl's custom reward function, for every verl from 0.5 on.
+"""The reward as verl's custom reward function, for every verl from 0.5 on; see `examples/verl`.
 
-verl 0.7.1 and newer:
-
-    reward.custom_reward_function.path=pkg://verl_visionr1.integrations.verl_function
-    reward.custom_reward_function.name=compute_score
-    +reward.custom_reward_function.reward_kwargs.frame=qwen3-vl
-    +reward.custom_reward_function.reward_kwargs.total_steps=400
-
-verl 0.5 to 0.7.0: the same keys without `reward.`; before 0.7.0 `path` is this file's own path.
+`custom_reward_function.path` is `pkg://verl_visionr1.integrations.verl_function`, before verl 0.7.0 this file's path.
 """
 
 from __future__ import annotations
@@ -26,9 +19,9 @@ from verl_visionr1.integrations.core import (
     Scorer,
     make_scorer,
     row_report,
+    step_of_weights,
     to_plain,
 )
-from verl_visionr1.integrations.rows import step_of_weights
 from verl_visionr1.processed import ImageProcessor, processed_size
 from verl_visionr1.rewards import ResponseContext, Score
 from verl_visionr1.rewards.context import Context

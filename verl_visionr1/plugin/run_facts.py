@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Frame, frame_named
-from verl_visionr1.integrations.rows import step_of_weights
+from verl_visionr1.integrations.core import step_of_weights
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem
 
 

@@ -1,10 +1,8 @@
 """Confidence intervals by resampling images (Efron's percentile bootstrap).
 
-Images are drawn with replacement, as many as there are; an image brings all its rows, answers and boxes. A metric is
-computed for each resample from numbers per image, without evaluating again. Two models that answered the same images
-get the same resamples (same images, seed and number of resamples), so their differences are paired.
-
-Legend: B resamples, U images (units), `weights_bu[b, u]` how often image u is in resample b.
+An image brings all its rows, answers and boxes. Two models that answered the same images get the same resamples, so
+their differences are paired. Legend: B resamples, U images (units), `weights_bu[b, u]` how often image u is in
+resample b.
 """
 
 from __future__ import annotations
@@ -23,13 +21,9 @@ from verl_visionr1.boxes import Array
 Indices = NDArray[np.intp]
 Weights = NDArray[Any]
 """How often each unit counts, shape (B, U): whole numbers as float32 or float64, exact up to 2 ** 24."""
-BIASED = ("AP", "NMS-AP")
-"""Prefixes of metrics whose resampled values are biased upwards."""
-LEAST_SHARE = 0.9
-"""Least share of resamples with a defined value. If only one or two images contribute, fewer have one, and the rest
-would not be representative."""
-MAX_CELLS = 4_000_000
-"""Most cells of a table of weights in memory."""
+BIASED = ("AP", "NMS-AP")  # prefixes of metrics whose resampled values are biased upwards
+LEAST_SHARE = 0.9  # least share of resamples with a defined value: fewer have one if only one or two images contribute
+MAX_CELLS = 4_000_000  # most cells of a table of weights in memory
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,8 +31,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         value: None if undefined (for example, no object of that size).
-        low, high: ends of the confidence interval; None without resamples, or if only one or two images
-            contribute.
+        low, high: ends of the confidence interval; None without resamples, or if one or two images contribute.
         n: number of rows; for average precision, of images.
     """
 

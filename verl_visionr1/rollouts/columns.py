@@ -10,7 +10,7 @@ import msgspec
 
 from verl_visionr1.answers.transcript import turn_text
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rollouts.dumps import rows_of, start_of
+from verl_visionr1.rollouts.dumps import place_of, rows_of, start_of
 from verl_visionr1.targets import Target, TargetError, read_target
 
 
@@ -22,7 +22,6 @@ class Columns(msgspec.Struct, frozen=True):
         ground_truth: `Target.to_json()`, or the same as nested columns.
         prompt: the prompt; identifies prompt groups if there is no uid.
         uid: "{sample}_{rollout}_{output}", or one id for all rollouts of a prompt.
-        data_source, step, score: data source, trainer step, reward.
         processed_wh: width and height of the image as the model saw it.
         n_tokens: length of the completion in tokens.
         index, image, image_id: row of the data, and image; without a uid, they identify prompt groups.
@@ -46,7 +45,6 @@ class RowColumns:
     """Gets values of rows by meaning; column names are parsed once."""
 
     def __init__(self, columns: Columns) -> None:
-        self.columns = columns
         self._paths = {
             name: tuple(tuple(path.split(".")) for path in getattr(columns, name)) for name in Columns.__struct_fields__
         }
@@ -61,32 +59,22 @@ class RowColumns:
         return None
 
     def required(self, row: Mapping[str, Any], column: str) -> Any:
-        """The value of a column.
-
-        Raises:
-            RowError: the column is missing or null; the message says which.
-        """
+        """The value of a column."""
         value = self.get(row, column)
         if value is not None:
             return value
-        hint = f"name another column: --column {column}=NAME"
-        null = next((path for path in self._paths[column] if _holds(row, path)), None)
-        if null is not None:
-            raise RowError(f"no {column}", f"{'.'.join(null)} is null: needs a value; {hint}")
-        names = " or ".join(getattr(self.columns, column))
-        found = ", ".join(map(str, row)) or "nothing"
+        advice = f"name it: --column {column}=NAME"
         if column == "completion" and "reward_model" in row:
-            advice = f"a training row has none; explain an answer to it: --text ANSWER, or {hint}"
-        else:
-            advice = f"name it: --column {column}=NAME"
+            advice += "; an answer to a training row is explained with --text ANSWER"
+        null = next((".".join(path) for path in self._paths[column] if path[-1] in _mapping(row, path[:-1])), None)
+        if null is not None:
+            raise RowError(f"no {column}", f"{null} is null; {advice}")
+        names = " or ".join(map(".".join, self._paths[column]))
+        found = ", ".join(map(str, row)) or "nothing"
         raise RowError(f"no {column}", f"no column {names} (found: {found}); {advice}")
 
     def truth(self, row: Mapping[str, Any]) -> tuple[str, Target]:
-        """The ground truth of a row, as JSON and as a target.
-
-        Raises:
-            RowError: it is missing or invalid.
-        """
+        """The ground truth of a row, as JSON and as a target."""
         truth = self.required(row, "ground_truth")
         try:
             text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
@@ -115,14 +103,9 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
 
     Args:
         number: line from 1, in parquet row from 0.
-
-    Raises:
-        RowsError: a file that cannot be read, or no such row.
-        RowError: a row without a valid ground truth.
     """
     require_row(file, number)
     reader = RowColumns(columns)
-    label = "row" if file.name.endswith(".parquet") else "line"
     last = None
     for last, row in rows_of(file, reader.top_level):
         if last != number:
@@ -131,30 +114,21 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
             row = require_object(row)
             return Question(reader.truth(row)[1], reader.prompt(row), reader.get(row, "image"))
         except RowError as error:
-            raise RowError(error.kind, f"{file}: {label} {number}: {error}") from None
+            raise RowError(error.kind, f"{place_of(file, number)}: {error}") from None
     has = "it is empty" if last is None else f"the last is {last}"
-    raise RowsError(f"{file}: {label} {number} not found ({has}); lines count from 1, rows from 0")
+    raise RowsError(f"{place_of(file, number)} not found ({has}); lines count from 1, rows from 0")
 
 
 def require_row(file: Path, number: int) -> None:
-    """Raise if a number is before the first row: 1 in a file of lines, 0 in a parquet file.
-
-    Raises:
-        RowsError: it is.
-    """
+    """Check that a number is not before the first row: 1 in a file of lines, 0 in a parquet file."""
     first = 0 if file.name.endswith(".parquet") else 1
     if number < first:
-        raise RowsError(
-            f"{file}: row {number} not found (the first is {first}; lines count from 1, rows of .parquet from 0)"
-        )
+        counting = "lines count from 1, rows of .parquet from 0"
+        raise RowsError(f"{file}: row {number} not found (the first is {first}; {counting})")
 
 
 def require_object(row: Any) -> dict[str, Any]:
-    """Return a row of `rows_of` that is an object.
-
-    Raises:
-        RowError: it is an error, or not an object.
-    """
+    """Return a row of `rows_of` that is an object."""
     if isinstance(row, RowError):
         raise row
     if not isinstance(row, dict):
@@ -178,7 +152,6 @@ def value_at(row: Any, path: Sequence[str]) -> Any:
     return row
 
 
-def _holds(row: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Whether a row has a column, even if null."""
-    inner = value_at(row, path[:-1])
-    return isinstance(inner, Mapping) and path[-1] in inner
+def _mapping(row: Any, path: Sequence[str]) -> Mapping[str, Any]:
+    inner = value_at(row, path)
+    return inner if isinstance(inner, Mapping) else {}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,10 @@ import msgspec
 from verl_visionr1.files import RowError, RowsError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-Advance = Callable[[int], None]
-"""Called with the number of bytes read since the last call."""
-_ROWS_A_TICK = 512
 
 
 def rollout_files(paths: Sequence[Path]) -> list[Path]:
-    """List the files of some paths; a folder gives its dumps, in the order of their steps.
-
-    Raises:
-        RowsError: a missing path, a folder without dumps, a file of another kind.
-    """
+    """List the files of some paths; a folder gives its dumps, in the order of their steps."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -55,35 +47,33 @@ def _step_and_name(path: Path) -> tuple[float, str]:
     return (float(stem) if stem.isascii() and stem.isdigit() else math.inf), path.name
 
 
-def rows_of(file: Path, columns: Collection[str], advance: Advance | None = None) -> Iterator[tuple[int, Any]]:
+def rows_of(file: Path, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
     """Yield (number, row): lines count from 1, rows of parquet from 0; empty lines are skipped.
 
     A line that is not JSON is yielded as a `RowError`.
 
     Args:
         columns: columns to read from parquet.
-
-    Raises:
-        RowsError: a file that cannot be read.
     """
-    return _parquet_rows(file, columns, advance) if file.name.endswith(".parquet") else _json_rows(file, advance)
+    if file.name.endswith(".parquet"):
+        from verl_visionr1.rows import open_parquet, read_rows
 
-
-def _json_rows(file: Path, advance: Advance | None) -> Iterator[tuple[int, Any]]:
+        with open_parquet(file) as parquet:
+            present = [name for name in parquet.schema_arrow.names if name in columns]
+        yield from enumerate(read_rows(file, columns=present))
+        return
     try:
-        unpacked = gzip.open if file.name.endswith(".gz") else nullcontext
-        with open(file, "rb") as raw, unpacked(raw) as lines:
-            reported = 0
+        with (gzip.open if file.name.endswith(".gz") else open)(file, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                if advance is not None and number % _ROWS_A_TICK == 0:
-                    advance(raw.tell() - reported)
-                    reported = raw.tell()
                 if not line.isspace():
                     yield number, _decoded(line)
-            if advance is not None:
-                advance(raw.tell() - reported)
     except (OSError, EOFError) as error:
         raise RowsError(f"{file}: cannot be read to its end ({error}); copy it again") from None
+
+
+def place_of(file: Path, number: int) -> str:
+    """Name a row of `rows_of`, for messages."""
+    return f"{file}: {'row' if file.name.endswith('.parquet') else 'line'} {number}"
 
 
 def _decoded(line: bytes) -> Any:
@@ -97,27 +87,8 @@ def _decoded(line: bytes) -> Any:
         return RowError("not JSON", f"{start_of(line)} is not JSON ({str(error)[:80]}); is it still being written?")
 
 
-def _parquet_rows(file: Path, columns: Collection[str], advance: Advance | None) -> Iterator[tuple[int, Any]]:
-    from verl_visionr1.rows import open_parquet, read_rows
-
-    with open_parquet(file) as parquet:
-        present = [name for name in parquet.schema_arrow.names if name in columns]
-        bytes_a_row = file.stat().st_size / max(parquet.metadata.num_rows, 1)
-    number = -1
-    for number, row in enumerate(read_rows(file, columns=present)):
-        if advance is not None and number % _ROWS_A_TICK == _ROWS_A_TICK - 1:
-            advance(int(_ROWS_A_TICK * bytes_a_row))
-        yield number, row
-    if advance is not None:
-        advance(int((number + 1) % _ROWS_A_TICK * bytes_a_row))
-
-
 def start_of(value: object) -> str:
-    """The start of a value, for messages.
-
-    >>> start_of(b"x" * 100)
-    "b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'"
-    """
+    """The start of a value, for messages."""
     text = repr(value[:60]) if isinstance(value, str | bytes) else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 

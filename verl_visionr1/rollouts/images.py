@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from verl_visionr1.rollouts.finding import Finder
+from verl_visionr1.rollouts.finding import DIGEST, Finder
 from verl_visionr1.rollouts.records import Counts, OnError, Rollout
 from verl_visionr1.rollouts.training_rows import read_training_rows
 from verl_visionr1.rows import open_parquet
-
-DIGEST = "sha256:"
-"""Prefix of the name of an embedded image."""
 
 Key = str | tuple[int, int, int]
 """A path; or numbers of a file of the training data, of the row in it, and of its embedded image."""
@@ -26,63 +22,46 @@ class ImageFinder:
 
     Args:
         data: parquet files of the training data.
-
-    Raises:
-        RowsError: a file that cannot be read.
     """
 
     def __init__(self, data: Sequence[Path], on_error: OnError = "skip") -> None:
-        self._files = [_DataFile(number, file, on_error) for number, file in enumerate(data)]
+        rows = [read_training_rows([file], on_error=on_error, counts=Counts()) for file in data]
+        self._finders = [(number, Finder(one)) for number, one in enumerate(rows) if len(one)]
 
     def find(self, rollout: Rollout) -> set[Key]:
         """Find the image of a rollout; several if several rows of the data match."""
-        own = own_path(rollout)
-        return {own} if own is not None else set[Key]().union(*(file.keys_of(rollout) for file in self._files))
-
-
-class _DataFile:
-    """One file of the training data."""
-
-    def __init__(self, number: int, file: Path, on_error: OnError) -> None:
-        self._number = number
-        self._rows = read_training_rows([file], on_error=on_error, counts=Counts())
-        self._finder = Finder(self._rows) if len(self._rows) else None
-        self._first_rows = np.unique(self._rows.prompts, return_index=True)[1]
-
-    def keys_of(self, rollout: Rollout) -> set[Key]:
-        """Images of the rows that match a rollout; of several in a row, the one of its ground truth."""
-        prompts = self._finder.prompts_of(rollout) if self._finder is not None else None
-        index = rollout.target.image or 0
-        return {self._key(int(self._first_rows[prompt]), index) for prompt in prompts or ()}
-
-    def _key(self, row: int, index: int) -> Key:
-        name = self._rows.image_names[self._rows.images[row]]
-        return (self._number, row, index) if name is None or name.startswith(DIGEST) else _named(name, index)
+        own, index = own_path(rollout), rollout.target.image or 0
+        if own is not None:
+            return {own}
+        keys: set[Key] = set()
+        for number, finder in self._finders:
+            for prompt in finder.prompts_of(rollout) or ():
+                row = int(np.argmax(finder.rows.prompts == prompt))
+                name = finder.rows.image_names[finder.rows.images[row]]
+                if name is None or name.startswith(DIGEST):
+                    keys.add((number, row, index))
+                else:
+                    keys.add(_named(name, index))
+        return keys
 
 
 def embedded_images(file: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (row, index, bytes) of some images in order of rows, reading only the needed parts of the file.
-
-    Raises:
-        RowsError: the file cannot be read.
-    """
+    """Yield (row, index, bytes) of some images in order of rows, reading only the needed parts of the file."""
     indices = defaultdict[int, list[int]](list)
-    for row, index in places:
+    for row, index in sorted(places):
         indices[row].append(index)
-    wanted = np.asarray(sorted(indices))
     with open_parquet(file) as parquet:
         start = 0
-        for group in range(parquet.num_row_groups):
+        for group in range(parquet.num_row_groups if "images" in parquet.schema_arrow.names else 0):
             stop = start + parquet.metadata.row_group(group).num_rows
-            here = wanted[(wanted >= start) & (wanted < stop)]
-            if len(here) and "images" in parquet.schema_arrow.names:
-                column = parquet.read_row_group(group, columns=["images"])["images"]
-                for row in here.tolist():
-                    images = column[row - start].as_py()
-                    for index in indices[row]:
-                        image = _bytes_in(images, index)
-                        if image is not None:
-                            yield row, index, image
+            here = [row for row in indices if start <= row < stop]
+            column = parquet.read_row_group(group, columns=["images"])["images"] if here else []
+            for row in here:
+                images = column[row - start].as_py() or []
+                for index in indices[row]:
+                    image = images[index] if index < len(images) else None
+                    if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):
+                        yield row, index, image["bytes"]
             start = stop
 
 
@@ -95,9 +74,6 @@ def find_image(rollout: Rollout, data: Sequence[Path]) -> tuple[Path | bytes | N
 
     Returns:
         (file or bytes, ""), or (None, reason).
-
-    Raises:
-        RowsError: a file of the data that cannot be read.
     """
     index = rollout.target.image or 0
     if rollout.file.endswith(".parquet"):
@@ -133,9 +109,3 @@ def own_path(rollout: Rollout) -> str | None:
 def _named(names: str, index: int) -> str:
     """One of the images in an `image_name`; "" if there are fewer."""
     return dict(enumerate(names.split("\n"))).get(index, "")
-
-
-def _bytes_in(images: Any, index: int) -> bytes | None:
-    image = images[index] if images and index < len(images) else None
-    data = image.get("bytes") if isinstance(image, Mapping) else None
-    return data if isinstance(data, bytes) else None

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from verl_visionr1.answers import Defect
 from verl_visionr1.criteria import iou_mean
@@ -21,30 +24,19 @@ from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment, Training
 from verl_visionr1.rollouts.numbers import Saved
 from verl_visionr1.rollouts.records import Rollout
 
-INFERRED = ("frame", "moment", "preset")
-"""Settings that can be inferred."""
-N_KEPT = 64
-"""Size of the sample for trying settings."""
-N_READ = 4096
-"""Rollouts that the sample is drawn from."""
-NEWEST = "qwen3-vl"
-"""Preferred among frames that read answers alike."""
-ENOUGH = 0.9
-"""Least share of the sample that inferred settings must reproduce."""
-LEAST_VALUES = 2
-"""Least number of distinct saved rewards: equal rewards are not informative."""
-BETTER = 0.2
-"""Least gain in the reproduced share of saved rewards for a hint."""
-MANY_OUTSIDE = 0.5
-"""Share of answers with a box outside the frame from which the frame is doubted."""
-FINE = 0.99
-"""Share of equal rewards from which no hint is given."""
-RUN_FILE = "visionr1_run.json"
-"""The run record of the plug-in, see `rollouts.run`."""
+INFERRED = ("frame", "moment", "preset")  # settings that can be inferred
+N_KEPT = 64  # size of the sample for trying settings
+N_READ = 4096  # rollouts that the sample is drawn from
+NEWEST = "qwen3-vl"  # preferred among frames that read answers alike
+ENOUGH = 0.9  # least share of the sample that inferred settings must reproduce
+LEAST_VALUES = 2  # least number of distinct saved rewards: equal rewards are not informative
+BETTER = 0.2  # least gain of a frame, or in the reproduced share of saved rewards, for a note
+MANY_OUTSIDE = 0.5  # share of answers with a box outside the frame from which the frame is doubted
+FINE = 0.99  # share of equal rewards from which no hint is given
+RUN_FILE = "visionr1_run.json"  # the run record of the plug-in, see `rollouts.run`
 
 
-@dataclass(frozen=True, slots=True)
-class Inferred:
+class Inferred(NamedTuple):
     """Inferred settings.
 
     Attributes:
@@ -89,8 +81,7 @@ def difference_hints(saved: Saved | None, sample: list[Rollout], judging: Judgin
     differ = f"{1.0 - saved.equal:.0%} of the rewards differ from the run's"
     known = [rollout for rollout in sample if rollout.saved is not None]
     found = infer(known, judging)
-    now, _ = _explained(known, judging)
-    if found.share is not None and found.share >= now + BETTER:
+    if found.share is not None and found.share >= _explained(known, judging)[0] + BETTER:
         return [f"{differ}: {'; '.join(found.notes)}"]
     return [f"{differ}; pass the run's own --frame, --preset, --total-steps, or its {RUN_FILE}"]
 
@@ -104,7 +95,10 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     """
     notes: list[str] = []
     if "frame" not in fixed:
-        judging = _with_frame(sample, judging, notes)
+        frame = _best_frame(_frame_fits(sample, judging)[0], judging)
+        if frame.fit >= ENOUGH and frame.fit > frame.own:
+            notes.append(f"--frame {frame.name} gives the mean IoU of {frame.fit:.0%} of the rows{frame.others}")
+            judging = replace(judging, frame=FRAMES[frame.name])
     if "moment" not in fixed and any("stage" in rollout.numbers for rollout in sample):
         judging = replace(judging, moment=Moment(run=Training(None)))
         notes.append("each row names its stage")
@@ -121,77 +115,56 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     return Inferred(found, tuple(notes), best)
 
 
-def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Judging:
-    """The judging in the frame that reproduces the mean IoU of the dump."""
-    own, best, names = _best_frames(sample, judging, _measured)
-    if best < ENOUGH or best <= own:
-        return judging
-    notes.append(f"--frame {names[0]} gives the mean IoU of {best:.0%} of the rows" + _others(names))
-    return replace(judging, frame=FRAMES[names[0]])
-
-
 def frame_note(sample: list[Rollout], judging: Judging) -> str:
-    """Say that the answers are in another frame, and in which; "" if they fit.
-
-    Raises:
-        FrameError, RewardError: the sample cannot be scored.
-    """
-    own, best, names = _best_frames(sample, judging, _measured)
-    gives = f"gives the dump's mean IoU of {best:.0%} of the rows"
-    if best < own + BETTER:
-        own, best, names = _best_frames(sample, judging, _mean_iou)
-        gives = f"gives a mean IoU of {best:.2f} instead of {own:.2f}"
-    n_boxed, n_outside = _n_outside(sample, judging)
-    if best < own + BETTER and n_outside <= MANY_OUTSIDE * n_boxed:
+    """Say that the answers are in another frame, and in which; "" if they fit."""
+    reproduced, ious = _frame_fits(sample, judging)
+    found = _best_frame(reproduced, judging)
+    gives = f"gives the dump's mean IoU of {found.fit:.0%} of the rows"
+    if found.fit < found.own + BETTER:
+        found = _best_frame(ious, judging)
+        gives = f"gives a mean IoU of {found.fit:.2f} instead of {found.own:.2f}"
+    answers = [judging.case(rollout, judging.preset_for(rollout)).answer for rollout in sample]
+    n_boxed = sum(bool(answer.boxes_xyxy) for answer in answers)
+    n_outside = sum(bool(answer.boxes_xyxy) and Defect.OUTSIDE in answer.defects for answer in answers)
+    if found.fit < found.own + BETTER and n_outside <= MANY_OUTSIDE * n_boxed:
         return ""
-    advice = f"--frame {names[0]} {gives}{_others(names)}" if best > own else "no known frame fits better"
+    advice = f"--frame {found.name} {gives}{found.others}" if found.fit > found.own else "no known frame fits better"
     return (
         f"frame {judging.frame.name} does not fit the answers: {n_outside} of {n_boxed} have a box outside it; {advice}"
     )
 
 
-def _n_outside(sample: list[Rollout], judging: Judging) -> tuple[int, int]:
-    """Number of answers with boxes, and of those with a box outside the frame."""
-    answers = [judging.case(rollout, judging.preset_for(rollout)).answer for rollout in sample]
-    boxed = [answer for answer in answers if answer.boxes_xyxy]
-    return len(boxed), sum(Defect.OUTSIDE in answer.defects for answer in boxed)
+class _BestFrame(NamedTuple):
+    """The frame with the best fit; `own`: fit of the given one; `others`: those that fit equally, for a note."""
+
+    name: str
+    fit: float
+    own: float
+    others: str
 
 
-def _others(names: list[str]) -> str:
-    return f" (so do {', '.join(names[1:])})" if len(names) > 1 else ""
+def _best_frame(fits: Mapping[str, float], judging: Judging) -> _BestFrame:
+    best = max(fits.values())
+    name, *others = sorted((name for name, fit in fits.items() if fit == best), key=lambda name: name != NEWEST)
+    also = f" (so do {', '.join(others)})" if others else ""
+    return _BestFrame(name, best, fits[judging.frame.name], also)
 
 
-Fit = Callable[[Sequence[Rollout], Sequence[float]], float]
-"""How well mean IoUs fit their rollouts, in [0, 1]."""
-
-
-def _measured(rollouts: Sequence[Rollout], ious: Sequence[float]) -> float:
-    """Share of the rollouts with boxes whose mean IoU in the dump is reproduced."""
-    known = [
-        (rollout.numbers["iou_mean"], iou)
-        for rollout, iou in zip(rollouts, ious, strict=True)
-        if rollout.numbers.get("iou_mean")
-    ]
-    return sum(abs(saved - iou) <= EQUAL for saved, iou in known) / len(known) if known else 0.0
-
-
-def _mean_iou(rollouts: Sequence[Rollout], ious: Sequence[float]) -> float:
-    return sum(ious) / len(rollouts) if rollouts else 0.0
-
-
-def _best_frames(sample: list[Rollout], judging: Judging, fit: Fit) -> tuple[float, float, list[str]]:
-    """Fit of the given frame, the best fit, and the frames that have it; the newest model's first."""
+def _frame_fits(sample: list[Rollout], judging: Judging) -> tuple[dict[str, float], dict[str, float]]:
+    """Frame -> share of the dump's mean IoUs that it reproduces, and frame -> mean IoU; 0 without boxes."""
     placed = [rollout for rollout in sample if rollout.target.task in BOX_TASKS and rollout.target.n_objects]
-    fits: dict[str, float] = {}
-    for name, frame in FRAMES.items():
+    dumped = np.array([rollout.numbers.get("iou_mean", 0.0) for rollout in placed])
+    reproduced, means = dict.fromkeys(FRAMES, 0.0), dict.fromkeys(FRAMES, 0.0)
+    for name, frame in FRAMES.items() if placed else ():
         other = replace(judging, frame=frame, earlier=())
         try:
-            fits[name] = fit(placed, [iou_mean(other.case(one, other.preset_for(one)).class_aware) for one in placed])
+            ious = np.array([iou_mean(other.case(one, other.preset_for(one)).class_aware) for one in placed])
         except ValueError:  # the frame needs an unknown size
-            fits[name] = 0.0
-    best = max(fits.values())
-    names = sorted((name for name, value in fits.items() if value == best), key=lambda name: name != NEWEST)
-    return fits[judging.frame.name], best, names
+            continue
+        means[name] = float(ious.mean())
+        if dumped.any():
+            reproduced[name] = float(np.mean(np.abs(ious - dumped)[dumped > 0.0] <= EQUAL))
+    return reproduced, means
 
 
 def _explained(saved: list[Rollout], judging: Judging) -> tuple[float, float]:
@@ -203,8 +176,7 @@ def _explained(saved: list[Rollout], judging: Judging) -> tuple[float, float]:
             found = judging.score(rollout, preset)
         except ValueError:  # an unknown size, a stage that is not in the schedule
             continue
-        assert rollout.saved is not None
-        if abs(found.value - rollout.saved) <= EQUAL:
+        if abs(found.value - (rollout.saved or 0.0)) <= EQUAL:
             n += 1
             numbers = rollout.numbers
             n_whole += all(abs(found.metrics[name] - numbers.get(name, math.inf)) <= EQUAL for name in preset.weights)
@@ -212,35 +184,27 @@ def _explained(saved: list[Rollout], judging: Judging) -> tuple[float, float]:
 
 
 def _variants(saved: list[Rollout], judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:
-    """Yield (options of the command, judging): the given one first, then stages, presets, frames."""
-    yield "as given", judging
-    yield from _stages("", judging, fixed)
+    """Yield (options of the command, judging): the given one first, then other presets and frames; each with stages."""
+    changes: list[tuple[str, dict[str, Any]]] = [("", {})]
     if "preset" not in fixed:
-        for preset in _other_presets(saved, judging):
-            changed = replace(judging, preset=preset)
-            yield f"--preset {preset.name}", changed
-            yield from _stages(f"--preset {preset.name} ", changed, fixed)
+        changes += [(f"--preset {preset.name} ", {"preset": preset}) for preset in _other_presets(saved, judging)]
     if "frame" not in fixed and not any(rollout.numbers.get("iou_mean") for rollout in saved):
-        for name, frame in FRAMES.items():
-            if name != judging.frame.name:
-                changed = replace(judging, frame=frame)
-                yield f"--frame {name}", changed
-                yield from _stages(f"--frame {name} ", changed, fixed)
-
-
-def _stages(options: str, judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:
-    if "moment" in fixed or judging.moment.run is not None:
-        return
-    for stage, _ in enumerate(judging.preset.schedule.points[:4]):
-        yield f"{options}--stage {stage}", replace(judging, moment=Moment(stage=stage))
+        changes += [(f"--frame {name} ", {"frame": FRAMES[name]}) for name in FRAMES if name != judging.frame.name]
+    for options, change in changes:
+        changed = replace(judging, **change)
+        yield options.strip() or "as given", changed
+        is_open = "moment" not in fixed and judging.moment.run is None
+        for stage in range(len(changed.preset.schedule.points[:4]) if is_open else 0):
+            yield f"{options}--stage {stage}", replace(changed, moment=Moment(stage=stage))
 
 
 def _other_presets(saved: list[Rollout], judging: Judging) -> list[Preset]:
     """Presets that change how a row is scored: the tasks' defaults first, then those with few criteria."""
-    defaults = {TASK_PRESETS[rollout.target.task] for rollout in saved}
-    found = [preset for preset in PRESETS.values() if any(_changes(preset, rollout, judging) for rollout in saved)]
+    own = {(rollout.target.task, id(judging.preset_for(rollout))) for rollout in saved}
+    defaults = {TASK_PRESETS[task] for task, _ in own}
+    found = [
+        preset
+        for preset in PRESETS.values()
+        if any(task in preset.tasks and chosen != id(preset) for task, chosen in own)
+    ]
     return sorted(found, key=lambda preset: (preset.name not in defaults, len(preset.criteria)))
-
-
-def _changes(preset: Preset, rollout: Rollout, judging: Judging) -> bool:
-    return rollout.target.task in preset.tasks and judging.preset_for(rollout) is not preset

@@ -1,8 +1,7 @@
-"""Scored rollouts as one table of numbers; scores, curves, groups and rates are views of it.
+"""Scored rollouts as one table of numbers.
 
-Common definitions: a *prompt group* is the rollouts of one prompt at one step; its standard
-deviation is verl's (divided by n - 1: `compute_grpo_outcome_advantage`); a group is *dead* when its rewards are all
-equal, so that its advantages are 0 (`frac_reward_zero_std`).
+A *prompt group* is the rollouts of one prompt at one step; its standard deviation is verl's (divided by n - 1:
+`compute_grpo_outcome_advantage`).
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from verl_visionr1.rollouts.records import Rollout
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-SAME = 1e-9
-"""Rewards that differ by at most this are equal: such a difference is rounding."""
+SAME = 1e-9  # rewards that differ by at most this are equal: such a difference is rounding
 NO_STEP = -1
+_WHOLE = ("dump", "step", "source", "task", "preset", "group")
+_REAL = ("value", "saved", "n_tokens", "n_characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,9 @@ class Groups:
     """The G prompt groups of some rows.
 
     Attributes:
-        first: number of the first row of each.
-        n: number of rows of each.
-        std: standard deviation of the rewards, divided by n - 1; 0.0 for one row, and if all are equal.
-        is_dead: several rows, all of one reward.
+        first, n: number of the first row of each, and number of its rows.
+        std: 0.0 for one row, and if all are equal.
+        is_dead: several rows, all of one reward, so that their advantages are 0 (`frac_reward_zero_std`).
     """
 
     first: Ints
@@ -54,11 +53,7 @@ class Groups:
 
 
 def groups_of(keys: Sequence[int] | Ints, rewards: Sequence[float] | Floats) -> Groups:
-    """The groups of n rows.
-
-    Args:
-        keys: n whole numbers, equal for the rows of a group.
-        rewards: n rewards.
+    """The groups of n rewards; `keys` has n whole numbers, equal for the rows of a group.
 
     >>> found = groups_of([0, 1, 0, 1], [0.0, 0.5, 1.0, 0.5])
     >>> found.mean.tolist(), found.std.round(3).tolist(), found.is_dead.tolist()
@@ -68,14 +63,10 @@ def groups_of(keys: Sequence[int] | Ints, rewards: Sequence[float] | Floats) -> 
     _, first, member, n = np.unique(
         np.asarray(keys, dtype=np.int64), return_index=True, return_inverse=True, return_counts=True
     )
-    if not len(values):
-        return Groups(first, n, values, values, np.zeros(0, dtype=bool))
     mean = np.bincount(member, values) / n
     squares = np.bincount(member, (values - mean[member]) ** 2)
-    low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
-    np.minimum.at(low, member, values)
-    np.maximum.at(high, member, values)
-    is_same = high - low <= SAME
+    ordered, ends = values[np.lexsort((values, member))], np.cumsum(n)
+    is_same = ordered[ends - 1] - ordered[ends - n] <= SAME
     std = np.where(is_same, 0.0, np.sqrt(squares / np.maximum(n - 1, 1)))
     return Groups(first, n, mean, std, is_same & (n > 1))
 
@@ -85,23 +76,18 @@ class Judged:
     """n scored rollouts.
 
     Attributes:
-        files, sources, tasks, presets, dumps: names; the columns `file`, `source`, `task`, `preset` and `dump` are
-            indices of them.
-        number: line or row in the file.
-        step: trainer step; `NO_STEP` if the row does not have it.
+        sources, tasks, presets: names; the columns `source`, `task` and `preset` are indices of them.
+        step: trainer step, or `NO_STEP`.
         group: equal for the rollouts of one prompt at one step.
         value: reward computed here; saved: the run's reward, NaN if unknown.
         n_tokens, n_characters: length of the completion; NaN if unknown.
         metrics: name -> n numbers; NaN if a row's preset lacks it, or it does not apply to the row's task.
     """
 
-    files: tuple[str, ...]
     sources: tuple[str, ...]
     tasks: tuple[str, ...]
     presets: tuple[Preset, ...]
     dump: Ints
-    file: Ints
-    number: Ints
     step: Ints
     source: Ints
     task: Ints
@@ -137,39 +123,24 @@ class Judged:
         return groups_of(self.group, self.value if rewards is None else rewards)
 
     def means(self, by: Sequence[str] = ()) -> dict[tuple[int, ...], dict[str, float]]:
-        """Mean of each number over the rows that have it, for each combination of some columns.
+        """For each combination of some columns ("dump", "step" ...): name -> mean over the rows that have that number.
 
-        Args:
-            by: names of whole-number columns: "dump", "source", "step", "task" ...
-
-        Returns:
-            Their values -> name -> mean: "value", "saved", "n_tokens", "n_characters" and the metrics; a number that no
-            row of
-                the combination has is left out.
+        Names are "value", "saved", "n_tokens", "n_characters" and the metrics.
         """
         if not len(self):
             return {}
-        keys = np.stack([getattr(self, name) for name in by], axis=1) if by else np.zeros((len(self), 0), np.int64)
-        values, member = _unique_rows(keys)
-        columns = {"value": self.value, "saved": self.saved, "n_tokens": self.n_tokens}
-        columns |= {"n_characters": self.n_characters, **self.metrics}
-        found: dict[tuple[int, ...], dict[str, float]] = {tuple(key.tolist()): {} for key in values}
-        for name, column in columns.items():
+        # the constant column makes one combination of no columns
+        keys = np.stack([getattr(self, name) for name in by] + [np.zeros(len(self), np.int64)], axis=1)
+        values, member = np.unique(keys, axis=0, return_inverse=True)
+        found: dict[tuple[int, ...], dict[str, float]] = {tuple(key[:-1]): {} for key in values.tolist()}
+        for name, column in {**{name: getattr(self, name) for name in _REAL}, **self.metrics}.items():
             known = np.isfinite(column)
-            counts = np.bincount(member[known], minlength=len(values))
-            totals = np.bincount(member[known], column[known], minlength=len(values))
+            counts = np.bincount(member.reshape(-1)[known], minlength=len(values))
+            totals = np.bincount(member.reshape(-1)[known], column[known], minlength=len(values))
             for key, total, count in zip(found, totals.tolist(), counts.tolist(), strict=True):
                 if count:
                     found[key][name] = total / count
         return found
-
-
-def _unique_rows(keys: Ints) -> tuple[Ints, Ints]:
-    """Distinct rows in order, and the index of each row in them."""
-    if not keys.shape[1]:
-        return np.zeros((1, 0), np.int64), np.zeros(len(keys), np.int64)
-    values, member = np.unique(keys, axis=0, return_inverse=True)
-    return values, member.reshape(-1)
 
 
 class Numbering(dict[Any, int]):
@@ -180,76 +151,57 @@ class Numbering(dict[Any, int]):
         return number
 
 
-_WHOLE = ("dump", "file", "number", "step", "source", "task", "preset", "group")
-_REAL = ("value", "saved", "n_tokens", "n_characters")
-
-
 class TableBuilder:
-    """Collects scored rollouts one by one; rows of a group need not be adjacent.
-
-    >>> from verl_visionr1 import FRAMES, PRESETS, Target
-    >>> TableBuilder().table().means()
-    {}
-    """
+    """Collects scored rollouts one by one; rows of a group need not be adjacent."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Numbering] = {name: Numbering() for name in ("file", "source", "task", "group")}
+        self.names: dict[str, Numbering] = {name: Numbering() for name in ("source", "task", "group")}
         self._presets: dict[int, tuple[int, Preset]] = {}
-        self._whole = {name: array("q") for name in _WHOLE}
-        self._real = {name: array("d") for name in _REAL}
-        self._metrics: dict[tuple[int, bool], tuple[array[int], dict[str, array[float]]]] = {}
+        self._columns = {name: array("d" if name in _REAL else "q") for name in (*_WHOLE, *_REAL)}
+        self._metrics: dict[str, array[float]] = {}
 
     def __len__(self) -> int:
-        return len(self._real["value"])
+        return len(self._columns["value"])
 
     def add(self, rollout: Rollout, preset: Preset, score: Score, *, dump: int = 0) -> None:
         """Add a rollout with its score."""
         place, _ = self._presets.setdefault(id(preset), (len(self._presets), preset))
         task, names = rollout.target.task, self.names
-        whole: tuple[int, ...] = (
+        self._add_metrics({name: score.metrics[name] for name in score.metrics if _applies(name, task)})
+        numbers: tuple[float, ...] = (
             dump,
-            names["file"][rollout.file],
-            rollout.number,
             NO_STEP if rollout.step is None else rollout.step,
             names["source"][rollout.source],
             names["task"][task],
             place,
             names["group"][dump, rollout.group],
+            score.value,
+            np.nan if rollout.saved is None else rollout.saved,
+            np.nan if rollout.n_tokens is None else rollout.n_tokens,
+            len(rollout.completion),
         )
-        for name, number in zip(_WHOLE, whole, strict=True):
-            self._whole[name].append(number)
-        saved = np.nan if rollout.saved is None else rollout.saved
-        n_tokens = np.nan if rollout.n_tokens is None else float(rollout.n_tokens)
-        for name, value in zip(_REAL, (score.value, saved, n_tokens, float(len(rollout.completion))), strict=True):
-            self._real[name].append(value)
-        self._add_metrics((place, task in BOX_TASKS), score.metrics)
+        for column, number in zip(self._columns.values(), numbers, strict=True):
+            column.append(number)
 
-    def _add_metrics(self, kind: tuple[int, bool], metrics: dict[str, float]) -> None:
-        """Append metrics to the columns of a kind; rows of one preset have the same metrics, so there are no gaps."""
-        known = self._metrics.get(kind)
-        if known is None:
-            names = [name for name in metrics if kind[1] or name not in BOX_METRICS]  # always 0 and not meaningful
-            known = self._metrics[kind] = array("q"), {name: array("d") for name in names}
-        known[0].append(len(self) - 1)
-        for name, column in known[1].items():
-            column.append(metrics[name])
+    def _add_metrics(self, metrics: dict[str, float]) -> None:
+        for name in metrics:
+            if name not in self._metrics:
+                self._metrics[name] = array("d", [np.nan]) * len(self)
+        for name, column in self._metrics.items():
+            column.append(metrics.get(name, np.nan))
 
     def table(self) -> Judged:
         """All collected rows."""
-        n = len(self)
-        metrics: dict[str, Floats] = {}
-        for rows, columns in self._metrics.values():
-            for name, column in columns.items():
-                if name not in metrics:
-                    metrics[name] = np.full(n, np.nan)
-                metrics[name][np.asarray(rows)] = column
-        columns: dict[str, Any] = {name: np.array(column, dtype=np.int64) for name, column in self._whole.items()}
-        columns |= {name: np.array(column, dtype=np.float64) for name, column in self._real.items()}
+        columns: dict[str, Any] = {name: np.array(column) for name, column in self._columns.items()}
         return Judged(
-            files=tuple(self.names["file"]),
             sources=tuple(self.names["source"]),
             tasks=tuple(self.names["task"]),
             presets=tuple(preset for _, preset in self._presets.values()),
             **columns,
-            metrics=metrics,
+            metrics={name: np.array(column) for name, column in self._metrics.items()},
         )
+
+
+def _applies(metric: str, task: str) -> bool:
+    """Metrics of boxes are 0 for other tasks, which means nothing."""
+    return task in BOX_TASKS or metric not in BOX_METRICS

@@ -18,7 +18,6 @@ from verl_visionr1.rewards import (
     RewardError,
     Routes,
     Score,
-    evaluate_completion,
 )
 from verl_visionr1.rewards.base import CriterionError, CriterionInput
 from verl_visionr1.rewards.completion import apply_criteria, read_completion
@@ -27,8 +26,7 @@ from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
 
-EQUAL = 1e-6
-"""Rewards that differ by at most this are equal: verl stores float32."""
+EQUAL = 1e-6  # rewards that differ by at most this are equal: verl stores float32
 _processed_size = lru_cache(maxsize=8192)(processed_size)
 
 
@@ -39,7 +37,6 @@ class Training:
     Attributes:
         total_steps: steps that count as the whole of training; None: no schedule.
         n_steps: steps that the run took, if known.
-        validation: thresholds of validation.
         is_gated: whether gates moved the stages: a row without a stage is tried at each, and the first that reproduces
             the saved reward is used.
     """
@@ -50,33 +47,20 @@ class Training:
     is_gated: bool = False
 
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
-        """The rule for a rollout."""
-        reported = _reported_rule(schedule, rollout)
-        if reported is not None:
-            return reported
-        step = rollout.step or 0
-        is_validation = rollout.is_validation
+        """The rule for a rollout: the one that it reports, else that of its step."""
+        stage = int(rollout.numbers.get("stage", len(schedule.points)))
+        if stage < 0:
+            return Rule(schedule.off, -1)
+        if stage < len(schedule.points):
+            thresholds = schedule.points[stage][1]
+            match_iou = rollout.numbers.get("match_iou", thresholds.match_iou)
+            progress = rollout.numbers.get("progress", -1.0)
+            if abs(match_iou - thresholds.match_iou) > EQUAL and 0.0 <= progress <= 1.0:
+                thresholds = schedule(progress)  # between two points of a ramp
+            return Rule(thresholds, stage)
+        step, is_validation = rollout.step or 0, rollout.is_validation
         context = context_at(step, self.total_steps, n_steps=self.n_steps, is_validation=is_validation)
         return context.rule(schedule, self.validation, is_gated=False)
-
-
-def _reported_rule(schedule: Schedule, rollout: Rollout) -> Rule | None:
-    """The rule that a row reports; None if it reports none, or a stage that is not in this schedule."""
-    numbers = rollout.numbers
-    if "stage" not in numbers:
-        return None
-    stage = int(numbers["stage"])
-    if stage < 0:
-        return Rule(schedule.off, -1)
-    if stage >= len(schedule.points):
-        return None
-    found, match_iou = schedule.points[stage][1], numbers.get("match_iou")
-    if match_iou is not None and abs(match_iou - found.match_iou) > SAME_IOU and 0 <= numbers.get("progress", -1) <= 1:
-        found = schedule(numbers["progress"])  # between two points of a ramp
-    return Rule(found, stage)
-
-
-SAME_IOU = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +72,6 @@ class Moment:
         stage: number of a stage of the schedule, from 0.
         total_steps: the whole of training, in steps: each row is scored as at its own step.
         run: each row is scored as in the run.
-
-    Raises:
-        RewardError: more than one is set, or an invalid value.
     """
 
     progress: float | None = None
@@ -109,11 +90,7 @@ class Moment:
             raise RewardError(f"--total-steps {self.total_steps}: needs at least 1")
 
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
-        """Thresholds and stage at this moment (stage -1 without a schedule).
-
-        Raises:
-            RewardError: a stage that is not in the schedule, or a row without a step that needs one.
-        """
+        """Thresholds and stage at this moment (stage -1 without a schedule)."""
         if self.run is not None:
             return self.run.rule(schedule, rollout)
         if self.stage is not None:
@@ -121,11 +98,13 @@ class Moment:
                 known = ", ".join(map(str, range(len(schedule.points))))
                 raise RewardError(f"--stage {self.stage}: the schedule has the stages {known}")
             return Rule(schedule.points[self.stage][1], self.stage)
-        if self.total_steps is None:
-            return Rule(schedule(self.progress), schedule.stage(self.progress))
-        if rollout.step is None:
-            raise RewardError(f"{rollout.where}: no step; --total-steps {self.total_steps} needs a step in each row")
-        progress = progress_at(rollout.step, self.total_steps)
+        progress = self.progress
+        if self.total_steps is not None:
+            if rollout.step is None:
+                raise RewardError(
+                    f"{rollout.where}: no step; --total-steps {self.total_steps} needs a step in each row"
+                )
+            progress = progress_at(rollout.step, self.total_steps)
         return Rule(schedule(progress), schedule.stage(progress))
 
     def __str__(self) -> str:
@@ -156,11 +135,7 @@ class Processing:
     max_pixels: int | None = None
 
     def size_wh(self, original_wh: tuple[int, int], frame: Frame) -> tuple[int, int] | None:
-        """Processed width and height; None if the frame does not need it, or its family is unknown.
-
-        Raises:
-            SizeError: a size that the processor rejects, or an invalid budget.
-        """
+        """Processed width and height; None if the frame does not need it, or its family is unknown."""
         if frame.extent is not Extent.PROCESSED or original_wh == NO_IMAGE:
             return None
         if self.fixed_wh is not None or frame.name not in PROCESSORS:
@@ -174,7 +149,6 @@ class Judging:
 
     Attributes:
         preset: for rows of its tasks; rows of other tasks use their task's default preset.
-        processing: size of the images as the model saw them.
         by_task: task -> preset for its rows.
         reasoning: whether the prompt ends inside `<think>`; "auto" reads the row's prompt.
         routes: the presets of a run, in place of `preset` and `by_task`; a row may name its preset.
@@ -197,37 +171,25 @@ class Judging:
         return next((other for last, other in self.earlier if step is not None and step <= last), self)
 
     def preset_for(self, rollout: Rollout) -> Preset:
-        """The preset for a rollout, as in `rewards.Routes`.
-
-        Raises:
-            RewardError: a rule of `routes` chose a preset that does not support the row's task.
-        """
-        task = rollout.target.task
-        routes = self.at(rollout).routes
-        if routes is not None:
-            route = int(rollout.numbers.get("route", -1.0))
-            if 0 <= route < len(routes.presets):
-                return routes.presets[route]
-            return routes.preset_for(rollout.target, rollout.source, rollout.row)
-        return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
+        """The preset for a rollout, as in `rewards.Routes`."""
+        task, routes = rollout.target.task, self.at(rollout).routes
+        if routes is None:
+            return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
+        route = int(rollout.numbers.get("route", -1.0))
+        if 0 <= route < len(routes.presets):
+            return routes.presets[route]
+        return routes.preset_for(rollout.target, rollout.source, rollout.row)
 
     def response(self, rollout: Rollout) -> ResponseContext:
         """Response context of a rollout."""
-        if self.earlier and (own := self.at(rollout)) is not self:
-            return own.response(rollout)
-        processed_wh = rollout.processed_wh
+        own, processed_wh = self.at(rollout), rollout.processed_wh
         if processed_wh is None:
-            processed_wh = self.processing.size_wh(rollout.target.size_wh, self.frame)
-        is_opened = is_reasoning_opened(self.reasoning, rollout.prompt)
-        return ResponseContext(self.frame, processed_wh, rollout.n_tokens, self.max_tokens, is_opened)
+            processed_wh = own.processing.size_wh(rollout.target.size_wh, own.frame)
+        is_opened = is_reasoning_opened(own.reasoning, rollout.prompt)
+        return ResponseContext(own.frame, processed_wh, rollout.n_tokens, own.max_tokens, is_opened)
 
     def score(self, rollout: Rollout, preset: Preset) -> Score:
-        """Score a rollout by a preset from `preset_for`.
-
-        Raises:
-            FrameError, SizeError: the frame needs the processed size, which is unknown.
-            RewardError: the moment is unknown, or a criterion of the user failed.
-        """
+        """Score a rollout by a preset from `preset_for`."""
         try:
             return apply_criteria(self.case(rollout, preset), preset)
         except CriterionError as error:
@@ -236,36 +198,27 @@ class Judging:
 
     def case(self, rollout: Rollout, preset: Preset) -> CriterionInput:
         """Input of a preset's criteria; errors as of `score`."""
-        return read_completion(
-            rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.response(rollout)
-        )
+        thresholds = self.thresholds(rollout, preset)
+        return read_completion(rollout.completion, rollout.target, preset, thresholds, self.response(rollout))
 
     def thresholds(self, rollout: Rollout, preset: Preset) -> Thresholds:
         """Thresholds for a rollout under a preset; see `rule`."""
         return self.rule(rollout, preset).thresholds
 
     def rule(self, rollout: Rollout, preset: Preset) -> Rule:
-        """Rule for a rollout under a preset, by its schedule for models of the frame's family.
-
-        Raises:
-            RewardError: the moment is unknown.
-        """
+        """Rule for a rollout under a preset, by its schedule for models of the frame's family."""
         own = self.at(rollout)
         schedule = follow_model(preset.schedule, own.frame.name)
         run = own.moment.run
-        if run is not None and run.is_gated and "stage" not in rollout.numbers and rollout.saved is not None:
-            return _stage_that_gave(rollout, preset, schedule, own)
-        return own.moment.rule(schedule, rollout)
-
-
-def _stage_that_gave(rollout: Rollout, preset: Preset, schedule: Schedule, judging: Judging) -> Rule:
-    """The first stage that reproduces a rollout's saved reward; the first of all if none does."""
-    response = judging.response(rollout)
-    for stage, (_, thresholds) in enumerate(schedule.points):
-        value = evaluate_completion(rollout.completion, rollout.target, preset, thresholds, response).value
-        if abs(value - (rollout.saved or 0.0)) <= EQUAL:
-            return Rule(thresholds, stage)
-    return Rule(schedule.points[0][1], 0)
+        if run is None or not run.is_gated or "stage" in rollout.numbers or rollout.saved is None:
+            return own.moment.rule(schedule, rollout)
+        rules = [Rule(thresholds, stage) for stage, (_, thresholds) in enumerate(schedule.points)]
+        response = own.response(rollout)
+        for rule in rules:  # the first stage that reproduces the saved reward
+            case = read_completion(rollout.completion, rollout.target, preset, rule.thresholds, response)
+            if abs(apply_criteria(case, preset).value - rollout.saved) <= EQUAL:
+                return rule
+        return rules[0]
 
 
 def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
@@ -273,8 +226,6 @@ def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
 
     >>> preset_and_moment("visionr1@1", Moment())[1].stage
     1
-    >>> preset_and_moment("my@home.yaml", Moment(progress=0.5))
-    ('my@home.yaml', Moment(progress=0.5, stage=None, total_steps=None, run=None))
     """
     name, _, stage = spec.rpartition("@")
     if name and stage == "off":

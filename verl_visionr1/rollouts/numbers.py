@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from verl_visionr1.rewards.base import Criterion, Preset
-from verl_visionr1.rollouts.judged import Floats, Judged
+from verl_visionr1.rewards.base import Preset
+from verl_visionr1.rollouts.judged import Judged
 from verl_visionr1.rollouts.judging import EQUAL
 
 
@@ -36,11 +36,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def numbers_of(table: Judged) -> Numbers:
-    """Compute the numbers of all rows of a table.
-
-    Raises:
-        ValueError: no row.
-    """
+    """Compute the numbers of all rows of a table that has some."""
     (means,) = table.means().values()
     groups = table.groups()
     several, dead = groups.several, groups.is_dead
@@ -82,17 +78,10 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     max_difference: float
 
     def describe(self) -> str:
-        """One sentence: the run's rewards, and whether they are reproduced.
-
-        >>> Saved(n=8, mean=0.5, equal=1.0, mean_difference=0.0, max_difference=0.0).describe()
-        "the run's mean reward is 0.500 over 8 rows; all rewards are reproduced to 1e-06"
-        """
-        given = f"the run's mean reward is {self.mean:.3f} over {self.n} rows"
-        if self.equal == 1.0:
-            return f"{given}; all rewards are reproduced to {EQUAL:g}"
-        return (
-            f"{given}; {1.0 - self.equal:.1%} of the rewards computed here differ, by up to {self.max_difference:.3g}"
-        )
+        """One sentence: the run's rewards, and whether they are reproduced."""
+        differ = f"{1.0 - self.equal:.1%} of the rewards computed here differ, by up to {self.max_difference:.3g}"
+        found = f"all rewards are reproduced to {EQUAL:g}" if self.equal == 1.0 else differ
+        return f"the run's mean reward is {self.mean:.3f} over {self.n} rows; {found}"
 
 
 def saved_of(table: Judged) -> Saved | None:
@@ -130,21 +119,15 @@ def describe_routed(routed: Mapping[str, str]) -> list[str]:
 
 def range_notes(table: Judged) -> list[str]:
     """One line per criterion of the user with values outside [0, 1], with the value farthest from it."""
-    notes = [
-        f"{problem} in {outside.mean():.1%} of its rows; correct the function"
-        for criterion, values in _custom_values(table)
-        if (outside := (values < 0.0) | (values > 1.0)).any()
-        and (problem := criterion.range_problem(float(values[np.argmax(np.abs(values - 0.5))])))
-    ]
-    return list(dict.fromkeys(notes))
-
-
-def _custom_values(table: Judged) -> Iterator[tuple[Criterion, Floats]]:
-    """Criteria from outside the package, with their values."""
+    notes: list[str] = []
     for i, preset in enumerate(table.presets):
-        for criterion in preset.criteria:
-            if criterion.is_custom:
-                yield criterion, table.metrics[criterion.name][table.preset == i]
+        for criterion in [criterion for criterion in preset.criteria if criterion.is_custom]:
+            values = table.metrics[criterion.name][table.preset == i]
+            problem = criterion.range_problem(float(values[np.argmax(np.abs(values - 0.5))])) if len(values) else ""
+            if problem:
+                share = np.mean((values < 0.0) | (values > 1.0))
+                notes.append(f"{problem} in {share:.1%} of its rows; correct the function")
+    return list(dict.fromkeys(notes))
 
 
 def grouping_hints(table: Judged, n_by_text: int) -> list[str]:

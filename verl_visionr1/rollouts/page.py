@@ -12,27 +12,21 @@ POLL_SECONDS = 0.2
 
 
 def wait_for_page(folder: Path, seconds: float) -> bool:
-    """Wait while a process writes the page.
-
-    Returns:
-        Whether no process is writing it.
-    """
+    """Wait while a process writes the page; returns whether none is writing it."""
     end = time.monotonic() + seconds
-    while _is_locked(folder / LOCK):
+    while is_locked := _is_locked(folder / LOCK):
         if time.monotonic() >= end:
-            return False
+            break
         time.sleep(POLL_SECONDS)
-    return True
+    return not is_locked
 
 
 def _is_locked(lock: Path) -> bool:
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 
@@ -42,16 +36,14 @@ def describe_page(folder: Path, seconds: float = 0.0) -> str:
     Args:
         seconds: how long to wait for a process that writes it.
     """
-    dumps = [file for file in folder.glob("*.jsonl") if file.stem.isdecimal()] if folder.is_dir() else []
+    dumps = [file for file in folder.glob("*.jsonl") if file.stem.isdecimal()]
     if not dumps:
         return f"not written: no validation dumps in {folder}; set trainer.validation_data_dir"
     is_done, page = wait_for_page(folder, seconds), folder / PAGE
     command = f"visionr1 gallery {folder} --out {page}"
     if not page.is_file():
-        if not is_done:
-            return f"{page} (still being written)"
         log = f"; see {folder / LOG}" if (folder / LOG).is_file() else ""
-        return f"not written{log}; to write it: {command}"
+        return f"not written{log}; to write it: {command}" if is_done else f"{page} (still being written)"
     if page.stat().st_mtime >= max(file.stat().st_mtime for file in dumps):
         return str(page)
     return f"{page} (the last validation is " + (f"not in it; {command})" if is_done else "being added)")

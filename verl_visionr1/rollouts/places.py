@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.dumps import is_dump, rollout_files
 from verl_visionr1.rollouts.inference import RUN_FILE
 
-METRICS_DIR = "metrics"
-"""Folder of verl's `file` logger in a run directory, in recipes."""
+METRICS_DIR = "metrics"  # folder of verl's `file` logger in a run directory, in recipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Dump:
     """Rollouts of one kind: training, validation, or one evaluation.
 
     Attributes:
-        name: unique name on the page.
+        name: path below the folder that all dumps have in common.
         files: in the order of their steps.
         is_validation: found in a run's folder, under a name that begins with "val".
     """
@@ -31,24 +30,14 @@ class Dump:
 
 
 def dumps_of(paths: Sequence[Path]) -> list[Dump]:
-    """List the dumps of some paths; a run's folder gives the dumps in it.
-
-    Raises:
-        RowsError: a missing path, a folder without dumps, a file of another kind.
-    """
+    """List the dumps of some paths; a run's folder gives the dumps in it."""
     found: list[tuple[Path, tuple[Path, ...]]] = []
     for path in paths:
         for place in _places(path):
             if place.resolve() not in [other.resolve() for other, _ in found]:
                 found.append((place, tuple(rollout_files([place]))))
-    names = [_name(place, 1) for place, _ in found]
-    for depth in range(2, 6):
-        taken = Counter(names)
-        names = [
-            name if taken[name] == 1 else _name(place, depth) for name, (place, _) in zip(names, found, strict=True)
-        ]
-    taken = Counter(names)
-    names = [name if taken[name] == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
+    above = os.path.commonpath([place.resolve().parent for place, _ in found])
+    names = [os.path.relpath(place.resolve(), above).removesuffix(".jsonl") for place, _ in found]
     return [
         Dump(name, files, place.name.startswith("val") and place not in paths)
         for name, (place, files) in zip(names, found, strict=True)
@@ -61,9 +50,6 @@ def refuse_overwriting(out: Path, paths: Sequence[Path], data: Sequence[Path] = 
     Args:
         paths: see `dumps_of`.
         data: other input files.
-
-    Raises:
-        RowsError: `out` is an input file, or is in a folder of dumps; or an error of `dumps_of`.
     """
     files = [file for dump in dumps_of(paths) for file in dump.files]
     place = out.resolve()
@@ -98,9 +84,3 @@ def _places(path: Path) -> list[Path]:
 
 def _is_of_a_step(file: Path) -> bool:
     return is_dump(file) and file.name.partition(".")[0].isdecimal()
-
-
-def _name(place: Path, depth: int) -> str:
-    resolved = place.resolve()
-    own = resolved.name if resolved.is_dir() else resolved.name.partition(".")[0] or resolved.name
-    return "/".join([*resolved.parts[:-1][-depth + 1 :][: depth - 1], own]) if depth > 1 else own

@@ -2,13 +2,13 @@
 
 verl writes `<trainer.rollout_data_dir>/<step>.jsonl` (and `validation_data_dir`): one JSON object per trajectory with
 `input`, `output`, `gts`, `score`, `step` and `uid` ("{sample}_{rollout}_{output}"); validation dumps also have the
-reward's metrics. One row is in memory at a time.
+reward's metrics. Errors are `RowsError`s that name file and row.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,36 +19,29 @@ from verl_visionr1.answers.transcript import answer_text
 from verl_visionr1.files import RowError
 from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, value_at
-from verl_visionr1.rollouts.dumps import Advance, rows_of, start_of
+from verl_visionr1.rollouts.dumps import place_of, rows_of, start_of
 from verl_visionr1.targets import Target
 
-SEVERAL_SOURCES = "(several sources)"
-"""Data source of a row whose ground truth occurs in several."""
+SEVERAL_SOURCES = "(several sources)"  # data source of a row whose ground truth occurs in several
 OnError = Literal["fail", "skip"]
-ROUTE = "route"
-"""Column of verl's dumps: which of the run's rewards scored the row, see `reward_manager.reward_of`."""
+ROUTE = "route"  # column of verl's dumps: which of the run's rewards scored the row, see `reward_manager.reward_of`
 TOLD = (ROUTE, "stage", "progress", "match_iou", "iou_mean", "f1_50", "accuracy", "processed_w", "processed_h")
 """Numbers that are also read from tables; from JSON lines all numbers are read."""
-VALIDATION = "val"
-"""Prefix of the names of folders with validation dumps."""
-N_EXAMPLES = 5
-"""Number of kept messages of skipped rows."""
+N_EXAMPLES = 5  # number of kept messages of skipped rows
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """One completion with its ground truth.
+    """One completion with its ground truth; what the row does not have is None.
 
     Attributes:
         number: line (from 1), in parquet row (from 0).
         group: equal for the rollouts of one prompt at one step.
-        session: equal for the outputs of one trajectory of several turns; None if unknown.
+        session: equal for the outputs of one trajectory of several turns.
         source: the row's data source, else that of its ground truth in the training data, else its task.
-        step: trainer step; None if the row does not have it.
-        saved: the run's reward; None if missing or not finite.
-        processed_wh: width and height of the image as the model saw it, if the row has it.
-        n_tokens: length in tokens, if the row has it.
-        prompt: prompt as in the dump; None if the row does not have it.
-        index: `extra_info.index` of the row of the data, if the row has it.
+        saved: the run's reward; None if not finite.
+        processed_wh: width and height of the image as the model saw it.
+        n_tokens: length in tokens.
+        index: `extra_info.index` of the row of the data.
         image: see `image_name`.
         numbers: other numbers of the row in the dump, by verl's names: "stage", "iou_mean", "route" ...
         is_validation: whether it belongs to a run's validation, by the name of its folder.
@@ -75,12 +68,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_clipped(self) -> bool | None:
-        """True if the dump reports a completion that filled the response budget; else None (unknown).
-
-        Rewards without a known budget also report 0.
-        """
-        clipped = self.numbers.get("clipped", self.numbers.get("cut_off", 0.0))  # its former name
-        return True if clipped > 0.0 else None
+        """True if the dump reports a completion that filled the response budget; else None (unknown)."""
+        return True if self.numbers.get("clipped", 0.0) > 0.0 else None  # without a known budget, 0 is reported, too
 
     @property
     def where(self) -> str:
@@ -131,11 +120,7 @@ def no_row(counts: Counts) -> str:
 
 
 def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
-    """Read ground truth (text) -> data source from the training data.
-
-    Raises:
-        RowsError: an unreadable file, or missing columns.
-    """
+    """Read ground truth (text) -> data source from the training data."""
     from verl_visionr1.rows import read_rows
 
     sources: dict[str, str] = {}
@@ -148,13 +133,12 @@ def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
 
 
 def read_rollouts(
-    files: Sequence[Path],
+    files: Iterable[Path],
     *,
     columns: Columns | None = None,
     sources: Mapping[str, str] | None = None,
     on_error: OnError = "fail",
     counts: Counts | None = None,
-    advance: Advance | None = None,
     validation_names: Collection[str] = (),
     keeps_rows: bool = False,
 ) -> Iterator[Rollout]:
@@ -165,26 +149,22 @@ def read_rollouts(
     Args:
         sources: result of `data_sources_of`.
         on_error: "fail" raises at the first row that cannot be read; "skip" counts it and continues.
-        validation_names: folders with validation dumps, besides those whose name begins with `VALIDATION`.
+        validation_names: folders with validation dumps, besides those whose name begins with "val".
         keeps_rows: whether a rollout keeps the columns of its row.
-
-    Raises:
-        RowsError: a file that cannot be read.
-        RowError: a row that cannot be read; the message names file and line.
     """
     counts = Counts() if counts is None else counts
-    reader = _Reader(columns or Columns(), sources, counts, validation_names, keeps_rows)
+    reader = _Reader(RowColumns(columns or Columns()), sources, counts)
     held: Rollout | None = None
     for file in files:
-        label = "row" if file.name.endswith(".parquet") else "line"
-        for number, row in rows_of(file, reader.top_level, advance):
+        is_validation = file.parent.name.startswith("val") or file.parent.name in validation_names
+        for number, row in rows_of(file, {*TOLD, *reader.columns.top_level}):
             if isinstance(row, dict) and row.get(ROUTE) == DELEGATED:
                 counts.n_delegated += 1
                 continue
             try:
-                rollout = reader.rollout(file, number, row)
+                rollout = reader.read(file, number, row, is_validation=is_validation, keeps_rows=keeps_rows)
             except RowError as error:
-                message = f"{file}: {label} {number}: {error}"
+                message = f"{place_of(file, number)}: {error}"
                 if on_error == "fail":
                     raise RowError(error.kind, message) from None
                 counts.skip(message, number)
@@ -198,90 +178,70 @@ def read_rollouts(
         yield held
 
 
+@dataclass(frozen=True, slots=True)
 class _Reader:
-    """Converts rows to rollouts; column names are parsed once."""
+    columns: RowColumns
+    sources: Mapping[str, str] | None
+    counts: Counts
 
-    def __init__(
-        self,
-        columns: Columns,
-        sources: Mapping[str, str] | None,
-        counts: Counts,
-        validation_names: Collection[str],
-        keeps_rows: bool,
-    ) -> None:
-        self._columns = RowColumns(columns)
-        self._get = self._columns.get
-        self.sources = sources
-        self.counts = counts
-        self.validation_names, self.keeps_rows = validation_names, keeps_rows
-        self._named = self._columns.top_level
-        self.top_level = set(TOLD) | self._columns.top_level
-
-    def rollout(self, file: Path, number: int, row: Any) -> Rollout:
-        row = require_object(row)
-        completion = self._columns.required(row, "completion")
-        if isinstance(completion, list) and all(isinstance(turn, dict) for turn in completion):  # TRL's messages
-            completion = answer_text(completion)
-        if not isinstance(completion, str):
-            raise RowError(
-                "completion",
-                f"completion {start_of(completion)} is not text; name the column: --column completion=NAME",
+    def read(self, file: Path, number: int, row: Any, *, is_validation: bool, keeps_rows: bool) -> Rollout:
+        row, get = require_object(row), self.columns.get
+        text, target = self.columns.truth(row)
+        step, prompt, index = _whole(get(row, "step")), self.columns.prompt(row), _exact(get(row, "index"))
+        image = image_name(get(row, "image"))
+        processed_wh = _size(get(row, "processed_wh") or [row.get("processed_w"), row.get("processed_h")])
+        place, uid = (str(file.parent), step), get(row, "uid")
+        if uid is None:  # hashes, since the texts are long
+            identity = index, image, get(row, "image_id")
+            self.counts.n_by_text += identity == (None, None, None)
+            group, session = (
+                (*place, hash(str(get(row, "prompt"))), hash(text), processed_wh, *map(str, identity)),
+                None,
             )
-        text, target = self._columns.truth(row)
-        step = _whole(self._get(row, "step"))
-        index, image = _exact(self._get(row, "index")), image_name(self._get(row, "image"))
-        processed_wh = _size(self._get(row, "processed_wh") or _processed_pair(row))
-        identity = index, image, self._get(row, "image_id")
-        group, session = self._group_of(row, (str(file.parent), step), text, identity, processed_wh)
-        numbers = {
-            name: float(value)
-            for name, value in row.items()
-            if type(value) in (int, float) and name not in self._named and value == value
-        }
+        else:
+            name, sample, _ = split_uid(uid)
+            group, session = (*place, name), None if sample is None else (*place, name, sample)
         return Rollout(
             file=str(file),
             number=number,
-            completion=completion,
+            completion=self._completion(row),
             target=target,
             group=group,
             session=session,
-            source=self._source_of(row, text, target),
+            source=self._source(row, text, target),
             step=step,
-            saved=_finite(self._get(row, "score")),
+            saved=_finite(get(row, "score")),
             processed_wh=processed_wh,
-            n_tokens=_whole(self._get(row, "n_tokens")),
-            prompt=self._columns.prompt(row),
+            n_tokens=_whole(get(row, "n_tokens")),
+            prompt=prompt,
             index=index,
             image=image,
-            numbers=numbers,
-            is_validation=file.parent.name.startswith(VALIDATION) or file.parent.name in self.validation_names,
-            row=row if self.keeps_rows else None,
+            numbers=self._numbers(row),
+            is_validation=is_validation,
+            row=row if keeps_rows else None,
         )
 
-    def _group_of(
-        self,
-        row: dict[str, Any],
-        place: tuple[str, int | None],
-        truth: str,
-        identity: tuple[int | None, str | None, Any],
-        processed_wh: tuple[int, int] | None,
-    ) -> tuple[Hashable, Hashable]:
-        """Group and session of a row: by its uid, else by other columns that identify its prompt."""
-        uid = self._get(row, "uid")
-        if uid is None:  # hashes, since the texts are long
-            self.counts.n_by_text += identity == (None, None, None)
-            asked = hash(str(self._get(row, "prompt"))), hash(truth), processed_wh
-            return (*place, *asked, *map(str, identity)), None
-        prompt, rollout, _ = split_uid(uid)
-        return (*place, prompt), None if rollout is None else (*place, prompt, rollout)
+    def _completion(self, row: Mapping[str, Any]) -> str:
+        completion = self.columns.required(row, "completion")
+        if isinstance(completion, list) and all(isinstance(turn, dict) for turn in completion):  # TRL's messages
+            completion = answer_text(completion)
+        if not isinstance(completion, str):
+            advice = "name the column: --column completion=NAME"
+            raise RowError("completion", f"completion {start_of(completion)} is not text; {advice}")
+        return completion
 
-    def _source_of(self, row: dict[str, Any], truth: str, target: Target) -> str:
-        source = self._get(row, "data_source")
+    def _source(self, row: Mapping[str, Any], truth: str, target: Target) -> str:
+        source = self.columns.get(row, "data_source")
         if source is None and self.sources is not None:
             source = self.sources.get(truth)
             self.counts.n_unknown += source is None
         # Half a surrogate pair can be read, but not printed or written.
         return target.task if source is None else str(source).encode(errors="replace").decode()
+
+    def _numbers(self, row: Mapping[str, Any]) -> dict[str, float]:
+        named = self.columns.top_level
+        found = {name: _finite(value) for name, value in row.items() if name not in named}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def split_uid(uid: Any) -> tuple[str, int | None, int | None]:
@@ -304,21 +264,16 @@ def image_name(images: Any) -> str | None:
     >>> image_name([{"bytes": b"raw", "path": None}])[:20]
     'sha256:d7439bee24773'
     """
-    names = [_name_of(image) for image in (images if isinstance(images, list) else [images])]
-    return None if None in names else "\n".join(map(str, names))
-
-
-def _name_of(image: Any) -> str | None:
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path") or image.get("image")
-    if isinstance(image, bytes):
-        return f"sha256:{hashlib.sha256(image).hexdigest()}"
-    return image if isinstance(image, str) else None
-
-
-def _processed_pair(row: Mapping[str, Any]) -> list[Any] | None:
-    """The processed size as reported by the reward manager, in two columns since verl's metrics are numbers."""
-    return [row["processed_w"], row["processed_h"]] if row.get("processed_w") and row.get("processed_h") else None
+    names: list[str] = []
+    for image in images if isinstance(images, list) else [images]:
+        if isinstance(image, Mapping):
+            image = image.get("bytes") or image.get("path") or image.get("image")
+        if isinstance(image, bytes):
+            image = f"sha256:{hashlib.sha256(image).hexdigest()}"
+        if not isinstance(image, str):
+            return None
+        names.append(image)
+    return "\n".join(names)
 
 
 def _finite(value: Any) -> float | None:
@@ -337,7 +292,5 @@ def _whole(value: Any) -> int | None:
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    width, height = map(_whole, value)
-    return None if not width or not height or width < 0 or height < 0 else (width, height)
+    sides = [_whole(side) or 0 for side in value] if isinstance(value, list) else []
+    return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None

@@ -1,7 +1,7 @@
 """The run record `visionr1_run.json`, which every tool reads for a run.
 
-The plug-in writes the file when training starts, into the run directory and beside the dumps (`run_files`). Each start
-adds an entry, since a resumed run may score its later steps with other settings.
+The plug-in writes it when training starts. Each start adds an entry, since a resumed run may score its later steps with
+other settings.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         presets: whole presets (`composition.preset_to_dict`); the default first, then those of routes, in the
             order of the dumps' "route". Their schedules follow the model's family.
         by_task, by_source, by_column: rule -> index in `presets`; `column` is the column of `by_column`.
-        delegate: globs over data sources that verl's own reward scores.
         total_steps: steps that count as the whole of training; None without a schedule.
-        n_steps: steps that the run takes, if known.
-        is_gated: whether gates move the stages, so that steps do not determine them.
-        frame: name in `frames.FRAMES`.
-        reasoning, turns: as in the settings.
         min_pixels, max_pixels: the budget of images in pixels; None: the model's own.
         model, model_type: its path, and the type in its config.json.
-        versions: package -> version.
     """
 
     from_step: int = 1
@@ -78,19 +73,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
     def judging(self) -> Judging:
-        """Settings for scoring a rollout of this start again.
-
-        Raises:
-            RewardError, FrameError: a preset that cannot be built (a criterion's package is not installed), or a frame
-                unknown to this version.
-        """
+        """Settings for scoring a rollout of this start again."""
         presets = [_built(plain) for plain in self.presets]
-
-        def rules(places: Mapping[str, int]) -> dict[str, Preset]:
-            return {key: presets[place] for key, place in places.items()}
-
-        column = tuple(self.column.split(".")) if self.column else ()
-        routes = Routes(presets[0], rules(self.by_task), rules(self.by_source), rules(self.by_column), column)
+        places = (self.by_task, self.by_source, self.by_column)
+        rules = [{key: presets[place] for key, place in one.items()} for one in places]
+        routes = Routes(presets[0], *rules, column=tuple(self.column.split(".")) if self.column else ())
         return Judging(
             presets[0],
             frame_named(self.frame),
@@ -110,9 +97,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The run record. Attributes:
-    starts: in the order of their steps.
-    """
+    """The run record: its starts, in the order of their steps."""
 
     version: int = 1
     starts: list[Start]
@@ -123,22 +108,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.starts[-1]
 
     def judging(self) -> Judging:
-        """Settings for scoring its rollouts again, each by the start of its step.
-
-        Raises:
-            RewardError, FrameError: see `Start.judging`.
-        """
-        *earlier, last = self.starts
-        firsts = [start.from_step for start in self.starts[1:]]
-        before = tuple((first - 1, start.judging()) for first, start in zip(firsts, earlier, strict=True))
-        return replace(last.judging(), earlier=before)
+        """Settings for scoring its rollouts again, each by the start of its step."""
+        before = tuple((after.from_step - 1, start.judging()) for start, after in pairwise(self.starts))
+        return replace(self.last.judging(), earlier=before)
 
     def with_start(self, start: Start) -> Run:
         """Add a start: later ones are dropped, an equal one is kept."""
         kept = [one for one in self.starts if one.from_step < start.from_step]
-        if kept and msgspec.structs.replace(kept[-1], from_step=start.from_step) == start:
-            return Run(starts=kept)
-        return Run(starts=[*kept, start])
+        is_known = bool(kept) and msgspec.structs.replace(kept[-1], from_step=start.from_step) == start
+        return Run(starts=kept if is_known else [*kept, start])
 
 
 def _built(plain: Mapping[str, Any]) -> Preset:
@@ -149,83 +127,53 @@ def _built(plain: Mapping[str, Any]) -> Preset:
 
 
 def presets_of(routes: Routes, family: str) -> dict[str, Any]:
-    """Routes as fields of `Start`, with schedules for a model of that family.
-
-    >>> from verl_visionr1.rewards import PRESETS
-    >>> presets_of(Routes(PRESETS["visionr1"], by_task={"counting": PRESETS["counting"]}), "")["by_task"]
-    {'counting': 1}
-    """
-
-    def places(rules: Mapping[str, Preset]) -> dict[str, int]:
-        return {key: int(routes.index(preset)) for key, preset in rules.items()}
-
-    return {
-        "presets": [
-            preset_to_dict(replace(preset, schedule=follow_model(preset.schedule, family))) for preset in routes.presets
-        ],
-        "by_task": places(routes.by_task),
-        "by_source": places(routes.by_source),
-        "by_column": places(routes.by_column),
-        "column": ".".join(routes.column) or None,
-    }
-
-
-# --- the file ------------------------------------------------------------------------------------------------------
+    """Routes as fields of `Start`, with schedules for a model of that family."""
+    presets = [replace(preset, schedule=follow_model(preset.schedule, family)) for preset in routes.presets]
+    fields: dict[str, Any] = {"presets": list(map(preset_to_dict, presets)), "column": ".".join(routes.column) or None}
+    for name in ("by_task", "by_source", "by_column"):
+        fields[name] = {key: int(routes.index(preset)) for key, preset in getattr(routes, name).items()}
+    return fields
 
 
 def run_directory(start: Start) -> Path:
     """The run directory: the common folder of verl's outputs, else the folder of the checkpoints.
 
     Recipes give `RUN_DIR/checkpoints` and `RUN_DIR/validation`; verl's own default has no folder in common with dumps.
-
-    >>> run_directory(Start(presets=[], frame="unit", checkpoint_dir="/r/checkpoints", validation_dir="/r/val")).name
-    'r'
-    >>> run_directory(Start(presets=[], frame="unit", checkpoint_dir="/r/checkpoints/p/e", rollout_dir="/dumps")).name
-    'e'
     """
     own = Path(start.checkpoint_dir or ".").absolute()
-    others = [Path(folder).absolute() for folder in (start.rollout_dir, start.validation_dir) if folder]
+    others = _dump_folders(start)
     parents = {folder.parent for folder in (own, *others)}
     if others and len(parents) == 1:
         return parents.pop()
     return own.parent if own.name == CHILDREN[0] else own
 
 
+def _dump_folders(start: Start) -> list[Path]:
+    return [Path(folder).absolute() for folder in (start.rollout_dir, start.validation_dir) if folder]
+
+
 def run_files(start: Start) -> list[Path]:
     """Paths of the file: in the run directory, and in each folder of dumps that is not directly in it."""
     folder = run_directory(start)
-    dumps = [Path(place).absolute() for place in (start.rollout_dir, start.validation_dir) if place]
-    return [one / RUN_FILE for one in dict.fromkeys((folder, *(dump for dump in dumps if dump.parent != folder)))]
+    outside = [dumps for dumps in _dump_folders(start) if dumps.parent != folder]
+    return [one / RUN_FILE for one in dict.fromkeys((folder, *outside))]
 
 
 def write_run(start: Start) -> list[Path]:
-    """Append a start to the record; written atomically.
-
-    Raises:
-        RowsError: a file that cannot be written.
-    """
-    written: list[Path] = []
-    for file in run_files(start):
+    """Append a start to the record; written atomically."""
+    files = run_files(start)
+    for file in files:
+        run = Run(starts=[start])
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RowsError(f"{file.parent}: cannot be created ({error.strerror or error})") from None
-        try:
-            run = read_run(file).with_start(start) if file.is_file() else Run(starts=[start])
+            run = read_run(file).with_start(start) if file.is_file() else run
         except RowsError as error:  # another version, or not a record
             logger.warning("visionr1: %s; it is replaced, so settings of earlier starts are lost", error)
-            run = Run(starts=[start])
         write_whole(file, msgspec.json.format(msgspec.json.encode(run), indent=1))
-        written.append(file)
-    return written
+    return files
 
 
 def read_run(file: Path) -> Run:
-    """Read a run record.
-
-    Raises:
-        RowsError: an unreadable file, or not a run record.
-    """
+    """Read a run record."""
     try:
         run = msgspec.json.decode(file.read_bytes(), type=Run)
     except OSError as error:
@@ -238,15 +186,11 @@ def read_run(file: Path) -> Run:
 
 
 def find_run(path: Path) -> Path | None:
-    """Find the record of a run directory, a folder of dumps or a dump; None if there is none.
-
-    Raises:
-        RowsError: a file above a folder of dumps that cannot be read.
-    """
+    """Find the record of a run directory, a folder of dumps or a dump; None if there is none."""
     start = Path(os.path.abspath(path if path.is_dir() else path.parent))
-    found = next((one for one in (start, *(start / child for child in CHILDREN)) if (one / RUN_FILE).is_file()), None)
-    if found is not None:
-        return found / RUN_FILE
+    for folder in (start, *(start / child for child in CHILDREN)):
+        if (folder / RUN_FILE).is_file():
+            return folder / RUN_FILE
     above = start.parent / RUN_FILE
     return above if above.is_file() and start.name in _folder_names(read_run(above)) else None
 
@@ -258,11 +202,7 @@ def _folder_names(run: Run) -> set[str]:
 
 
 def run_of(paths: Sequence[Path]) -> tuple[Path, Run] | None:
-    """The run that all paths belong to; None if they belong to none, or to several with different settings.
-
-    Raises:
-        RowsError: a file that cannot be read.
-    """
+    """The run that all paths belong to; None if they belong to none, or to several with different settings."""
     files = [find_run(path) for path in paths]
     known = [file for file in files if file is not None]
     if not known or len(known) < len(files):
