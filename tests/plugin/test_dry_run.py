@@ -117,7 +117,6 @@ def test_a_command_line_that_does_not_compose(overrides: list[str], message: str
 BAD = {
     "key of a record": (["+algorithm.adv_estimater=rloo"], "unexpected keyword argument 'adv_estimater'"),
     "key of a model": (["+actor_rollout_ref.model.lora_ranks=64"], "actor_rollout_ref.model.lora_ranks: verl has no"),
-    "a section as text": (["reward.reward_manager=visionr1"], "reward.reward_manager=visionr1: needs keys below it"),
     # verl's own checks.
     "loss that verl does not have": (["actor_rollout_ref.actor.loss_agg_mode=x"], "verl: Invalid loss_agg_mode: x"),
     "batch not divisible": (
@@ -163,7 +162,6 @@ BAD = {
     "unknown trainer": (["trainer.v1.trainer_mode=sink"], "trainer.v1.trainer_mode=sink: Unknown trainer 'sink'"),
     "unknown estimator": (["algorithm.adv_estimator=grppo"], "algorithm.adv_estimator=grppo: needs one of gae"),
     # The plug-in's own.
-    "gate without a bar": ([f"{SETTINGS}.schedule.kind=gated"], f"{SETTINGS}.schedule.gate.bar: kind=gated needs"),
     "gate without the callback": (
         [
             f"{SETTINGS}.schedule.kind=gated",
@@ -172,7 +170,6 @@ BAD = {
         ],
         "schedule.kind=gated: needs the progress callback",
     ),
-    "unknown preset": ([f"{SETTINGS}.preset=visionr9"], f"{SETTINGS}.preset = 'visionr9': needs one of visionr1"),
     "no checkpoint callback": (
         ["trainer.checkpoint_callback_class=null"],
         "trainer.checkpoint_callback_class=null: the progress",
@@ -181,14 +178,9 @@ BAD = {
         ["trainer.checkpoint_callback_class=verl_visionr1.plugin.progress.Nope"],
         "trainer.checkpoint_callback_class=verl_visionr1.plugin.progress.Nope: ",
     ),
-    "another reward manager": (["reward.reward_manager.name=naive"], "reward.reward_manager.name=naive: not visionr1"),
     "unknown reward manager": (
         ["reward.reward_manager.name=visionr0"],
         "reward.reward_manager: Unknown reward manager",
-    ),
-    "no such model folder": (
-        ["actor_rollout_ref.model.path=/no/model"],
-        "actor_rollout_ref.model.path=/no/model: no such directory",
     ),
     "CPU without its platform": (["trainer.device=cpu"], "trainer.device=cpu: verl reads the variable VERL_PLATFORM"),
 }
