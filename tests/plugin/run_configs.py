@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import Target
+from verl_visionr1.plugin.run_facts import TRACKER
 from verl_visionr1.rewards.context import STATE_FILE
-from verl_visionr1.runtime.checkpoints import TRACKER
 
 SPEC = importlib.util.find_spec("verl")
 CONFIGS = Path(str(SPEC.origin)).parent / "trainer" / "config" if SPEC is not None else Path()
@@ -29,15 +29,21 @@ RUN = (
 )
 
 
-def config_of(*overrides: str, engine: str = "") -> DictConfig:
-    """verl's own configuration, as it is generated for each engine, with the flag and some overrides."""
-    return OmegaConf.merge(base_of(engine), OmegaConf.from_dotlist([*overrides]))  # type: ignore[return-value]
+def config_of(*overrides: str) -> DictConfig:
+    """verl's own configuration, with the flag and some overrides; without Hydra, whose composition takes long."""
+    plain = [_as_yaml(override.lstrip("+")) for override in overrides]
+    return OmegaConf.merge(base(), OmegaConf.from_dotlist(plain))  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=2)
-def base_of(engine: str) -> DictConfig:
-    base = OmegaConf.load(CONFIGS / f"_generated_ppo_{engine}trainer.yaml")
-    return OmegaConf.merge(base, OmegaConf.load(OURS), OmegaConf.from_dotlist([*RUN]))  # type: ignore[return-value]
+def _as_yaml(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={value.replace(':', ': ')}" if value.startswith("{") and ": " not in value else override
+
+
+@lru_cache(maxsize=1)
+def base() -> DictConfig:
+    own = OmegaConf.load(CONFIGS / "_generated_ppo_trainer.yaml")
+    return OmegaConf.merge(own, OmegaConf.load(OURS), OmegaConf.from_dotlist([*RUN]))  # type: ignore[return-value]
 
 
 def row(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from run_configs import checkpoint, config_of
 
+from verl_visionr1.plugin.run_facts import TRACKER
 from verl_visionr1.runtime import agreement, checkpoints
 
 pytestmark = pytest.mark.verl
@@ -41,9 +42,18 @@ def test_a_checkpoint_without_a_part_is_no_start(tmp_path: Path, without: str) -
 @pytest.mark.parametrize("text", ["", "last", "4.0"])
 def test_a_tracker_that_names_no_step(tmp_path: Path, text: str) -> None:
     saved(tmp_path, 8)
-    (tmp_path / checkpoints.TRACKER).write_text(text)
+    (tmp_path / TRACKER).write_text(text)
     (found,) = checkpoints.resume_problems(config_of(f"trainer.default_local_dir={tmp_path}"))
-    assert found.startswith(f"{tmp_path / checkpoints.TRACKER}: {text!r} ")
+    assert found.startswith(f"{tmp_path / TRACKER}: {text!r} ")
+
+
+def test_a_path_without_a_checkpoint(tmp_path: Path) -> None:
+    step = tmp_path / "global_step_7"
+    config = config_of("trainer.resume_mode=resume_path", f"trainer.resume_from_path={step}")
+    for _ in range(2):
+        (problem,) = checkpoints.resume_problems(config)
+        assert problem.startswith(f"{step}: no actor/ in it")
+        step.mkdir(exist_ok=True)
 
 
 def test_checkpoints_that_a_run_passes_by(tmp_path: Path) -> None:
@@ -52,7 +62,7 @@ def test_checkpoints_that_a_run_passes_by(tmp_path: Path) -> None:
     assert checkpoints.resume_notes(config_of(run)) == []
     (note,) = checkpoints.resume_notes(config_of(run, f"trainer.resume_from_path={step}"))
     assert note.startswith(f"trainer.resume_from_path={step}: ignored with trainer.resume_mode=auto")
-    (tmp_path / checkpoints.TRACKER).write_text("9")
+    (tmp_path / TRACKER).write_text("9")
     (note,) = checkpoints.resume_notes(config_of(run))
     assert note.startswith(f"{tmp_path}: holds checkpoints")
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 pytestmark = pytest.mark.verl
 
 from verl_visionr1.plugin.config import PREFIX, ConfigError, checked, settings_of  # noqa: E402
-from verl_visionr1.plugin.extensions import Extension, Extensions, load_extensions  # noqa: E402
+from verl_visionr1.plugin.extensions import load_extensions  # noqa: E402
 
 WATCH = {"class": "verl_visionr1.runtime.watchdog.ProcessWatch"}
 
@@ -24,7 +24,7 @@ def composed(*groups: str) -> DictConfig:
 
 
 def parts_of(config: DictConfig) -> list[str]:
-    return [type(part).__name__ for part in load_extensions(config, settings_of(config)).parts]
+    return [type(part).__name__ for part in load_extensions(config, settings_of(config))]
 
 
 def test_the_rewards_alone_turn_nothing_on_around_them() -> None:
@@ -61,26 +61,3 @@ def test_an_extension_that_cannot_be_built_names_its_key(given: dict, place: str
     with pytest.raises(ConfigError) as caught:
         load_extensions(OmegaConf.create({}), checked({"extensions": {"watchdog": given}}))
     assert str(caught.value).startswith(f"{PREFIX}.extensions.watchdog{place}")
-
-
-def test_extensions_are_called_in_order_and_each_gets_the_workers_of_the_one_before() -> None:
-    calls: list[str] = []
-
-    class Named(Extension):
-        name = ""
-
-        def reward_workers(self, workers: list | None) -> list | None:
-            return [*(workers or []), self.name]
-
-        def after_sample(self, step: int) -> None:
-            calls.append(f"{self.name}{step}")
-
-    parts = [Named(OmegaConf.create({})) for _ in "ab"]
-    parts[0].name, parts[1].name = "a", "b"
-    extensions = Extensions(parts)
-    assert extensions.reward_workers(None) == ["a", "b"]
-    extensions.after_sample(3)
-    assert calls == ["a3", "b3"]
-    with extensions.around_wait():
-        extensions.before_wait(None)
-        extensions.while_waiting(0, "")

@@ -73,21 +73,21 @@ def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> No
     config = config_of(tmp_path)
     recorded(config)
     writer, page = PageWriter(config), tmp_path / PAGE
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is None, "nothing was dumped yet"
     dump(tmp_path, 0, old=False)
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is None, "the dump may still be being written"
 
     dump(tmp_path, 0)
     began = time.monotonic()
-    writer.look()
+    writer.after_sample(1)
     assert time.monotonic() - began < 1.0, "training does not wait"
     first = writer.child
     assert first is not None
     until(lambda: first.poll() is not None or os.getpriority(os.PRIO_PROCESS, first.pid) == 19)
     dump(tmp_path, 5)
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is first, "one at a time"
     assert start(tmp_path, config) is None, "whoever starts it"
     assert first.wait(60) == 0, (tmp_path / LOG).read_text()
@@ -96,11 +96,11 @@ def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> No
     assert "a run: validation" in html
     assert '"differs":true' not in html, "judged by the weights of the run"
 
-    writer.look()
+    writer.after_sample(1)
     second = writer.child
     assert second not in (None, first), "of the dump that came meanwhile"
     assert second.wait(60) == 0
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is None, "nothing new"
 
 
@@ -112,19 +112,19 @@ def test_a_child_that_fails_is_a_warning_and_the_next_dump_has_its_page(
     writer = PageWriter(config_of(tmp_path))
     dump(tmp_path, 0).write_text("no json\n")
     os.utime(tmp_path / "0.jsonl", (1.0, 1.0))
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is not None
     assert writer.child.wait(60) != 0
-    writer.look()
+    writer.after_sample(1)
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning == f"visionr1: gallery: exit code 2; see {tmp_path / LOG}"
     assert "visionr1 gallery: " in (tmp_path / LOG).read_text()
     dump(tmp_path, 0)
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is not None
     writer.child.kill()  # whatever ends it
     writer.child.wait()
-    writer.look()
+    writer.after_sample(1)
     assert "exit code -9" in caplog.records[-1].getMessage()
 
 
@@ -134,8 +134,8 @@ def test_what_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogC
     dump(tmp_path, 0)
     (tmp_path / LOCK).mkdir()
     writer = PageWriter(config_of(tmp_path))
-    writer.look()
-    writer.look()
+    writer.after_sample(1)
+    writer.after_sample(1)
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("visionr1: gallery: IsADirectoryError: ")
 
@@ -147,16 +147,8 @@ def test_without_dumps_or_when_off_there_is_none(tmp_path: Path, folder: str | N
     if folder:
         dump(tmp_path / folder, 0)
     writer = PageWriter(config_of(folder and tmp_path / folder, **settings))
-    writer.look()
+    writer.after_sample(1)
     assert writer.child is None
-
-
-def test_the_tool_judges_validation_as_the_run_wrote_down(tmp_path: Path) -> None:
-    from verl_visionr1.runtime.gallery_page import arguments_of
-
-    assert arguments_of(tmp_path, config_of(tmp_path)) == [
-        *(str(tmp_path), "--out", str(tmp_path / "gallery.html"), "--title", "a run: validation")
-    ]
 
 
 def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
@@ -166,19 +158,14 @@ def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
 
     from verl_visionr1.runtime.gallery_page import PAGE, GalleryCallback
 
-    def ended(config: DictConfig, status: JobStatus, *, dumped: bool = True) -> str:
-        callback = GalleryCallback()
+    def ended(config: DictConfig, status: JobStatus) -> str:
         dump(tmp_path, 0)
-        callback.on_run_start(config)
-        if dumped:
-            dump(tmp_path, 0, old=False)
-        callback.on_run_end(config, job_return=SimpleNamespace(status=status))
+        GalleryCallback().on_run_end(config, job_return=SimpleNamespace(status=status))
         return capsys.readouterr().out
 
     config = config_of(tmp_path)
     assert ended(config_of(tmp_path, extensions={}), JobStatus.COMPLETED) == ""
     assert ended(config, JobStatus.FAILED) == ""
-    assert ended(config, JobStatus.COMPLETED, dumped=False) == "", "of another run"
     assert not (tmp_path / PAGE).exists()
     assert ended(config, JobStatus.COMPLETED) == f"visionr1: gallery: {tmp_path / PAGE}\n"
     assert "odd cat" in (tmp_path / PAGE).read_text()

@@ -309,12 +309,12 @@ def test_a_mean_is_over_the_rows_that_have_the_criterion() -> None:
     from verl_visionr1.plugin.training_metrics import batch_means
 
     infos = [
-        {"recall": 1.0, "count": 0.0, "acc": 1.0, "route": 0.0},
-        {"recall": 0.0, "count": 0.5, "acc": 1.0, "route": 1.0},
-        {"recall": 0.0, "count": 0.0, "acc": 1.0, "route": -1.0},
+        {"recall": 1.0, "exact": 0.0, "acc": 1.0, "route": 0.0},
+        {"recall": 0.0, "exact": 0.5, "acc": 1.0, "route": 1.0},
+        {"recall": 0.0, "exact": 0.0, "acc": 1.0, "route": -1.0},
     ]
-    means = batch_means(["a_0_0", "b_0_0", "c_0_0"], infos, [{"recall"}, {"count"}])
-    assert (means["visionr1/recall/mean"], means["visionr1/count/mean"]) == (1.0, 0.5)
+    means = batch_means(["a_0_0", "b_0_0", "c_0_0"], infos, [PRESETS["visionr1"], PRESETS["counting"]])
+    assert (means["visionr1/recall/mean"], means["visionr1/exact/mean"]) == (1.0, 0.5)
 
 
 def test_a_module_waited_for_may_share_its_loader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_a_failing_plugin_is_loud() -> None:
     """verl swallows what an entry point raises; the user still has to see it."""
     code = (
         "import contextlib, importlib.metadata, sys\n"
-        "sys.modules['verl_visionr1.plugin.registration'] = None\n"  # makes the import fail
+        "sys.modules['verl_visionr1.plugin.import_hooks'] = None\n"  # makes the import fail
         "with contextlib.suppress(Exception):\n"
         "    [entry.load() for entry in importlib.metadata.entry_points(group='verl.plugins', name='visionr1')]"
     )

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from run_configs import config_of
 
 pytestmark = pytest.mark.verl
 
@@ -44,10 +40,6 @@ CASES = {  # more in test_dry_run.py, which asks the same checks
     ),
     "settings beside": (["+reward.visionr1.preset=x"], "reward.visionr1: no code reads it"),
     "settings at the top": (["+visionr1.preset=x"], "visionr1: no code reads it; write +visionr1@_global_=progressive"),
-    "GPUs for no reward model": (
-        ["reward.reward_model.enable_resource_pool=true"],
-        "reward.reward_model.enable_resource_pool=True: no reward model is used",
-    ),
     "no name of a model": ([f"{MODEL}=null"], f"{MODEL}=None: needs a folder"),
     "a folder without a model": (
         ["actor_rollout_ref.model.path={tmp}"],
@@ -57,40 +49,17 @@ CASES = {  # more in test_dry_run.py, which asks the same checks
         ["actor_rollout_ref.model.path=./no/model"],
         "actor_rollout_ref.model.path=./no/model: no such",
     ),
-    "ignored key": (
-        ["reward_model.reward_manager=visionr1"],
-        "reward_model.reward_manager=visionr1: verl 0.9 ignores it; set reward.reward_manager.name",
-    ),
 }
 
 
-@pytest.fixture(scope="module")
-def composed() -> Callable[..., DictConfig]:
-    """verl's own config with our flag, in this process."""
-    import verl  # noqa: F401 - loads the plug-in, which stores the config groups
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    def of(*overrides: str, **how: bool) -> DictConfig:
-        GlobalHydra.instance().clear()
-        with initialize_config_module("verl.trainer.config", version_base=None):
-            return compose("ppo_trainer", overrides=["+visionr1@_global_=[progressive,checks]", *overrides], **how)
-
-    return of
-
-
-@pytest.fixture(scope="module")
-def problems(composed: Callable[..., DictConfig]) -> Callable[..., list[str]]:
-    """Ask the preflight."""
+def problems(*overrides: str) -> list[str]:
     from verl_visionr1.runtime.preflight import preflight_problems
 
-    return lambda *overrides: preflight_problems(composed(*overrides))
+    return preflight_problems(config_of(*overrides))
 
 
 @pytest.mark.parametrize(("overrides", "message"), CASES.values(), ids=CASES.keys())
-def test_problem_is_one_line_with_advice(
-    problems: Callable[..., list[str]], tmp_path: Path, overrides: list, message: str
-) -> None:
+def test_problem_is_one_line_with_advice(tmp_path: Path, overrides: list, message: str) -> None:
     found = problems(*(override.format(tmp=tmp_path) for override in overrides))
     expected = message.format(tmp=tmp_path)
     assert any(problem.startswith(expected) for problem in found), found
@@ -112,12 +81,12 @@ GOOD = {
 
 
 @pytest.mark.parametrize("overrides", GOOD.values(), ids=GOOD)
-def test_what_a_command_line_may_say(problems: Callable[..., list[str]], overrides: list) -> None:
+def test_what_a_command_line_may_say(overrides: list) -> None:
     found = problems(*overrides)
     assert not [problem for problem in found if problem.startswith("reward.")], found
 
 
-def test_malformed_ground_truth_names_file_row_and_value(problems: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_malformed_ground_truth_names_file_row_and_value(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +104,7 @@ def test_malformed_ground_truth_names_file_row_and_value(problems: Callable[...,
     assert str(file) in found[0]
 
 
-def test_a_column_of_images_that_verl_would_not_look_at(problems: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_column_of_images_that_verl_would_not_look_at(tmp_path: Path) -> None:
     """verl takes a row without the column for a row without an image, and says nothing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -152,18 +121,19 @@ def test_a_column_of_images_that_verl_would_not_look_at(problems: Callable[..., 
     assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem], "text alone"
 
 
-def test_full_disk(problems: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONR1_MIN_FREE_GB", "1000000000")
     found = problems(f"trainer.default_local_dir={tmp_path}/not/there/yet")
     assert any("GB free on the disk of" in problem for problem in found)
 
 
-def test_the_callback_of_the_flag_ends_the_process(composed: Callable[..., DictConfig]) -> None:
-    from hydra.utils import instantiate
+def test_the_callback_of_the_flag_ends_the_process() -> None:
+    from verl_visionr1.plugin.preflight import Preflight
+    from verl_visionr1.runtime.preflight import RunPreflight
 
-    config = composed("data.train_files=/no.parquet", return_hydra_config=True)
-    with pytest.raises(SystemExit, match=r"visionr1: data\.train_files: /no\.parquet: no such file"):
-        instantiate(config.hydra.callbacks.visionr1).on_run_start(config)
+    for callback in (Preflight(), RunPreflight()):
+        with pytest.raises(SystemExit, match=r"visionr1: data\.train_files: /no\.parquet: no such file"):
+            callback.on_run_start(config_of("data.train_files=/no.parquet"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from verl_rows import ANSWER, TARGET, CharTokenizer, config_of, infos_of, judged, manager, trajectory, write_rows
 
-from verl_visionr1 import score
+from verl_visionr1 import PRESETS, score
 from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance
 from verl_visionr1.plugin.config import ConfigError
 from verl_visionr1.plugin.delegation import reward_model_problem
@@ -148,11 +148,9 @@ def test_rows_without_a_score_are_an_alarm(share: float, is_on: bool) -> None:
 
 @pytest.mark.verl
 def test_the_alarm_counts_the_rows_of_a_batch() -> None:
-    from verl_visionr1.plugin.alarm_log import Sampled, batch_of, line_in_dump
+    from verl_visionr1.plugin.training_metrics import batch_of
 
-    sampled = Sampled(1, ["b_0_0", "a_0_0"], [*infos_of(1.0, 1), *infos_of(0.0, 1)], [set()])
-    assert batch_of(sampled, 0).unscored == 0.5
-    assert line_in_dump("unscored", sampled) == 2
+    assert batch_of(1, 0, ["b_0_0", "a_0_0"], [*infos_of(1.0, 1), *infos_of(0.0, 1)], []).unscored == 0.5
 
 
 @pytest.mark.verl
@@ -187,20 +185,20 @@ def test_a_source_that_verl_does_not_know_is_unscored_and_named_before(tmp_path:
     from verl.utils.reward_score import default_compute_score
 
     from verl_visionr1.plugin.config import settings_of
-    from verl_visionr1.plugin.preflight import _check_data
+    from verl_visionr1.plugin.preflight import data_problems
 
     result = judged(manager(default_compute_score, delegate=["own/*"]), trajectory("7", "7", data_source="own/maths"))
     assert (result["reward_score"], result["reward_extra_info"]["unscored"]) == (0.0, 1.0)
     file = write_rows(tmp_path / "a.parquet", [("own/maths", "7", "?"), ("openai/gsm8k", "7", "?")])
     config = config_of(delegate=["own/*", "openai/*"])
     config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    (problem,) = _check_data(config, settings_of(config))
+    (problem,) = data_problems(config, settings_of(config))
     assert "'own/maths'" in problem
     assert problem.startswith(f"{KEY}.delegate: ")
     config.reward.custom_reward_function = {"path": "own.py"}
-    assert _check_data(config, settings_of(config)) == []
+    assert data_problems(config, settings_of(config)) == []
     config.reward.reward_kwargs.visionr1.delegate = ["openai/*"]
-    (problem,) = _check_data(config, settings_of(config))
+    (problem,) = data_problems(config, settings_of(config))
     assert "row 0" in problem
 
 
@@ -211,5 +209,5 @@ def test_means_are_not_diluted_by_rows_of_verl() -> None:
 
     own = {"value": 1.0, "recall": 1.0, "parsed": 1.0, "acc": 1.0, "route": 0.0}
     other = {"value": 0.0, "recall": 0.0, "parsed": 0.0, "acc": 0.0, "route": DELEGATED}
-    means = batch_means(["a_0_0", "b_0_0"], [own, other], [{"recall"}])
+    means = batch_means(["a_0_0", "b_0_0"], [own, other], [PRESETS["visionr1"]])
     assert [means[f"visionr1/{name}/mean"] for name in ("recall", "parsed", "value")] == [1.0, 1.0, 0.5]

@@ -13,7 +13,7 @@ from verl_visionr1 import Target
 from verl_visionr1.plugin.config import PREFIX
 from verl_visionr1.plugin.delegation import manager_problem
 from verl_visionr1.plugin.preflight import reward_problems
-from verl_visionr1.runtime import agreement, composing, parts, run_checks
+from verl_visionr1.runtime import composing, parts, run_checks
 
 pytestmark = pytest.mark.verl
 
@@ -102,10 +102,10 @@ def test_a_preset_that_scores_no_row(tmp_path: Path, given: list[str], is_noted:
 
 
 DATA_SETS = {  # settings of data.custom_cls, by the text of a file -> start of the problem
-    "no name": ({"path": "{file}"}, "", "data.custom_cls.name=None"),
+    "no name": ({"path": "{file}"}, "", "data.custom_cls.path={file}: needs data.custom_cls.name"),
     "no file": ({"path": "{file}.gone", "name": "Mine"}, "", "data.custom_cls.path={file}.gone"),
     "no class": ({"path": "{file}", "name": "Mine"}, "", "data.custom_cls.path={file}"),
-    "no data set": ({"path": "{file}", "name": "Mine"}, "class Mine: ...", "data.custom_cls.name=Mine"),
+    "no data set": ({"path": "{file}", "name": "Mine"}, "class Mine: ...", "data.custom_cls.path={file}: Mine is no"),
     "a data set": (
         {"path": "{file}", "name": "Mine"},
         "from torch.utils.data import Dataset\nclass Mine(Dataset): ...",
@@ -124,6 +124,14 @@ def test_a_data_set_class_that_verl_cannot_use(
     found = [problem for problem in parts.loading_problems(config_of(*overrides)) if "custom_cls" in problem]
     assert [problem.startswith(start.format(file=file)) for problem in found] == [True] if start else found == []
     assert any(note.startswith(f"data.custom_cls.path={file}") for note in notes(*overrides))
+
+
+@pytest.mark.parametrize(("metric", "is_noted"), [("recall", True), ("acc", False), ("reward", False)])
+def test_a_filter_by_what_delegated_rows_do_not_report(metric: str, is_noted: bool) -> None:
+    filtered = f"algorithm.filter_groups={{enable: true, metric: {metric}}}"
+    found = notes(f"{PREFIX}.delegate=[openai/*]", filtered)
+    assert [note for note in found if note.startswith(f"algorithm.filter_groups.metric={metric}")] == found * is_noted
+    assert notes(filtered) == []
 
 
 def test_files_whose_rows_are_not_read() -> None:
@@ -147,20 +155,3 @@ def test_a_key_without_its_pluses(override: str, advice: str) -> None:
         composing.composed(["+visionr1@_global_=progressive", override])
     assert str(caught.value).endswith(advice)
     assert override.partition("=")[0] in str(caught.value)
-
-
-BATCHES = {  # GPUs, prompts in a step, in an update, answers -> what fits
-    "both": (3, 512, 256, 8, "ppo_mini_batch_size=255 and data.train_batch_size=510"),
-    "the update alone": (3, 510, 256, 8, "ppo_mini_batch_size=255"),
-    "more than the step has": (16, 4, 4, 5, "ppo_mini_batch_size=16 and data.train_batch_size=16"),
-}
-
-
-@pytest.mark.parametrize(("gpus", "batch", "mini", "n", "advice"), BATCHES.values(), ids=BATCHES)
-def test_batches_that_the_workers_cannot_share(gpus: int, batch: int, mini: int, n: int, advice: str) -> None:
-    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    given = [f"trainer.n_gpus_per_node={gpus}", f"data.train_batch_size={batch}", f"{actor}.ppo_mini_batch_size={mini}"]
-    config = config_of(*given, f"{rollout}.n={n}")
-    [problem] = [each for each in agreement.agreement_problems(config) if "ppo_mini_batch_size" in each]
-    assert problem.startswith(f"{actor}.ppo_mini_batch_size={mini} x {rollout}.n={n}")
-    assert problem.endswith(f"for example {advice}")

@@ -36,8 +36,8 @@ UNREADABLE = {  # rows -> what is said of the file
     "an empty prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": []}], "row 1: its prompt is []: verl needs a list"),
     "a text as prompt": ([{**GOOD_ROW, "prompt": "<image>Where?"}], "column prompt has string: verl needs a list"),
     "a text as images": ([{**GOOD_ROW, "images": "a.png"}], "column images has string: verl needs a list of images"),
-    "bare bytes": ([{**GOOD_ROW, "images": [b"x"]}], "column images has bare bytes"),
-    "records of paths": ([{**GOOD_ROW, "images": [{"path": "a.png"}]}], "column images has records of path"),
+    "bare bytes": ([{**GOOD_ROW, "images": [b"x"]}], "column images has lists of binary"),
+    "records of paths": ([{**GOOD_ROW, "images": [{"path": "a.png"}]}], "column images has lists of struct<path"),
 }
 READABLE = {
     "paths": [GOOD_ROW],

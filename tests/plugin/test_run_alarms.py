@@ -81,13 +81,12 @@ KEYS = ["b_0_0", "b_1_0", "a_0_0", "a_1_0"]
 
 @pytest.mark.verl
 def test_a_batch_tells_boxes_of_rows_that_have_boxes() -> None:
-    from verl_visionr1.plugin.alarm_log import Sampled, batch_of
-    from verl_visionr1.plugin.training_metrics import reported_by
+    from verl_visionr1.plugin.training_metrics import batch_of
     from verl_visionr1.plugin.training_state import Progress
 
-    reported = [reported_by(preset) for preset in Progress(config_of()).routes.presets]
+    presets = Progress(config_of()).routes.presets
     lost = {"value": 0.0, "f1_50": 0.0, "unscored": 1.0, "route": 0.0, "n_tokens": 9e9}
-    batch = batch_of(Sampled(7, [*KEYS, "c_0_0", "d_0_0"], [*infos(2.0), lost, {}], reported), 1)
+    batch = batch_of(7, 1, [*KEYS, "c_0_0", "d_0_0"], [*infos(2.0), lost, {}], presets)
     assert batch == Batch(
         7,
         1,
@@ -102,18 +101,16 @@ def test_a_batch_tells_boxes_of_rows_that_have_boxes() -> None:
         frac_reward_zero_std=0.5,  # the prompt of counts; prompts of one rollout do not count
         unscored=0.2,
     )
-    assert batch_of(Sampled(1, ["x_0_0"], [{}], reported), 0) == Batch(1, 0)
+    assert batch_of(1, 0, ["x_0_0"], [{}], presets) == Batch(1, 0)
 
 
 def alarmed(progress: object, boxes: Iterator[float] | list[float], first_step: int = 1) -> dict[str, float]:
     """The alarm metrics after some batches, through the function that the trainer calls."""
-    from verl_visionr1.plugin.alarm_log import Sampled
-    from verl_visionr1.plugin.training_metrics import alarm_metrics, reported_by
+    from verl_visionr1.plugin.training_metrics import alarm_metrics
 
-    reported = [reported_by(preset) for preset in progress.routes.presets]
     metrics = {}
     for step, n_boxes in enumerate(boxes, start=first_step):
-        metrics = alarm_metrics(progress, Sampled(step, KEYS, infos(n_boxes), reported))
+        metrics = alarm_metrics(progress, step, KEYS, infos(n_boxes))
     return metrics
 
 
@@ -127,9 +124,7 @@ def test_an_alarm_is_a_metric_and_a_line_with_the_command_to_look(capsys: pytest
     assert "visionr1/alarm/repetition" not in metrics
     assert {name for name, value in metrics.items() if value} == {"visionr1/alarm/box_flood"}
     (line,) = capsys.readouterr().out.splitlines()
-    # verl sorts the dump: prompt a, of counts, comes first; the flood's worst row is the second of prompt b.
-    assert "box_flood at step 6: boxes per object 2, at the start 1.02; look: visionr1 explain " in line
-    assert "/run/rollouts/6.jsonl --row 4, all: visionr1 gallery /run/rollouts" in line
+    assert "box_flood at step 6: boxes per object 2, at the start 1.02; look: visionr1 gallery /run/rollouts" in line
     alarmed(progress, [1.0] * 9, first_step=9)
     (line,) = capsys.readouterr().out.splitlines()
     assert "box_flood has ended at step 12: boxes per object 1, at the start 1.02" in line
@@ -157,23 +152,24 @@ def test_the_command_to_look_can_be_pasted_whatever_the_folder_is_called(capsys:
     from verl_visionr1.plugin.training_state import Progress
 
     alarmed(Progress(config_of(rollout_data_dir="/my runs/a")), [1.0, 1.1, 1.0, 1.0, 1.0, 7.0, 7.0, 7.1])
-    line = capsys.readouterr().out
-    assert "visionr1 explain '/my runs/a/6.jsonl' --row 4," in line
-    assert "visionr1 gallery '/my runs/a'" in line
+    assert "visionr1 gallery '/my runs/a'" in capsys.readouterr().out
 
 
 @pytest.mark.verl
-def test_an_alarm_that_fails_is_a_warning_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    from verl_visionr1.plugin.alarm_log import Sampled
-    from verl_visionr1.plugin.training_metrics import alarm_metrics, reported_by
+def test_an_alarm_that_fails_is_a_warning_and_training_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl_visionr1.plugin import training_metrics
     from verl_visionr1.plugin.training_state import Progress
 
+    def fail(name: str, *_: object) -> str:
+        raise ValueError(name)
+
     progress = Progress(config_of(rollout_data_dir="/run/rollouts"))
-    reported = [reported_by(preset) for preset in progress.routes.presets]
-    odd = ["b_first_0", *KEYS[1:]]  # no key of verl's: the row to look at cannot be found
+    monkeypatch.setattr(training_metrics, "reading", fail)
     with caplog.at_level(logging.WARNING):
         told = [
-            alarm_metrics(progress, Sampled(step, odd, infos(n_boxes), reported))
+            training_metrics.alarm_metrics(progress, step, KEYS, infos(n_boxes))
             for step, n_boxes in enumerate([1.0, 1.1, 1.0, 1.1, 7.0, 7.0, 7.1, 7.1])
         ]
     assert told[3] != {}
@@ -220,7 +216,7 @@ def test_alarms_also_survive_with_the_progressive_rule_off() -> None:
 @pytest.mark.verl
 def test_the_stage_changes_with_each_switch_and_each_gate() -> None:
     from verl_visionr1.gate import Gates, GateState
-    from verl_visionr1.plugin.alarm_log import stage_of
+    from verl_visionr1.plugin.training_metrics import stage_of
     from verl_visionr1.plugin.training_state import Progress
 
     run = Progress(config_of())

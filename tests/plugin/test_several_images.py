@@ -45,13 +45,19 @@ def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) ->
 def test_a_model_of_the_hub_is_told_by_its_name(
     model: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verl_visionr1.runtime.run_rows import image_problems
+    from verl_visionr1.runtime.run_rows import row_problems
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
     config = config_of(frame="auto", model=model)
-    config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    assert len(image_problems(config)) == is_refused
+    config.data = {
+        "train_files": str(file),
+        "val_files": None,
+        "image_key": "images",
+        "prompt_key": "prompt",
+        "max_prompt_length": 4096,
+    }
+    assert len(row_problems(config)) == is_refused
 
 
 def test_the_image_of_a_target_survives_json() -> None:
@@ -78,20 +84,26 @@ def test_rows_of_several_images_are_refused_before_training(
 ) -> None:
     from msgspec.structs import replace
 
-    from verl_visionr1.runtime.run_rows import image_problems
+    from verl_visionr1.runtime.run_rows import row_problems
 
     two = "<image><image>Where is the cat in the second?"
     of_text = Target(task="text", answer="B")
     truths = [(PIXELS, "<image>?"), (replace(PIXELS, image=1), two), (of_text, two), (PIXELS, two)]
     file = write_rows(tmp_path / "rows.parquet", [("x", truth.to_json(), question) for truth, question in truths])
     config = config_of(frame=frame, model=model_folder(tmp_path, model_type))
-    config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    found = image_problems(config)
+    config.data = {
+        "train_files": str(file),
+        "val_files": None,
+        "image_key": "images",
+        "prompt_key": "prompt",
+        "max_prompt_length": 4096,
+    }
+    found = row_problems(config)
     assert len(found) == is_refused
     assert all(problem.startswith(f"data.train_files: {file}: row 3 has 2 images") for problem in found)
     too_far = write_rows(tmp_path / "far.parquet", [("x", replace(PIXELS, image=2).to_json(), two)])
     config.data.train_files = str(too_far)
-    assert len(image_problems(config)) == is_refused
+    assert len(row_problems(config)) == is_refused
 
 
 @pytest.mark.verl
@@ -100,23 +112,22 @@ def test_rows_of_several_images_are_refused_before_training(
     [("internvl_chat", "InternVL"), ("paligemma", "PaliGemma"), ("molmo", "Molmo"), ("qwen2_vl", None)],
 )
 def test_a_family_that_verl_cannot_train_is_refused(model_type: str, name: str | None, tmp_path: Path) -> None:
-    from verl_visionr1.runtime.trainable import family_problems
+    from verl_visionr1.runtime.model_checks import model_problems
 
     config = config_of(model=model_folder(tmp_path, model_type))
     (Path(config.actor_rollout_ref.model.path) / "preprocessor_config.json").write_text("{}")
-    found = family_problems(config)
+    found = model_problems(config)
     assert len(found) == (name is not None)
     assert all(f"no processor for {name}" in problem and "Qwen3.5" in problem for problem in found)
     config.data = {"custom_cls": {"path": "own.py"}}
-    assert family_problems(config) == []
+    assert model_problems(config) == []
 
 
 @pytest.mark.verl
 @pytest.mark.parametrize("path", ["my models/Qwen VL", "outputs/-x-", "a..b/c"])
 def test_a_path_that_is_no_name_of_the_hub_is_not_looked_up(path: str) -> None:
-    from verl_visionr1.runtime.trainable import family_problems, model_type_of
+    from verl_visionr1.runtime.model_checks import model_type_of
 
-    assert family_problems(config_of(model=path)) == []
     assert model_type_of(path) is None
 
 
@@ -136,7 +147,7 @@ def test_a_model_without_a_processor_is_refused_where_there_are_images(tmp_path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from verl_visionr1.runtime.trainable import processor_problems
+    from verl_visionr1.runtime.model_checks import processor_problems
 
     config = config_of(model=model_folder(tmp_path, "new_vl"))
     file = tmp_path / "a.parquet"

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from verl_visionr1 import Target, score
 from verl_visionr1.plugin.config import ConfigError, checked, settings_of
-from verl_visionr1.plugin.preflight import _check_turns
+from verl_visionr1.plugin.preflight import data_problems
 from verl_visionr1.plugin.turns import Turns, TurnsError, plain_decoder, turns_of, turns_problem
 
 TOKENIZER = Path(__file__).parents[2] / "recipes/tiny/qwen3_vl_scenes"
@@ -257,12 +257,13 @@ def test_the_check_before_ray_names_a_loop_that_rows_ask_for(tmp_path: Path) -> 
     import pyarrow.parquet as pq
 
     file = tmp_path / "train.parquet"
-    pq.write_table(pa.table({"agent_name": ["tool_agent", "my_loop"]}), file)
+    truths = [{"ground_truth": TARGET.to_json()}] * 2
+    pq.write_table(pa.table({"agent_name": ["tool_agent", "my_loop"], "reward_model": truths}), file)
     given = OmegaConf.merge(config(), {"data": {"train_files": str(file), "val_files": []}})
-    (problem,) = _check_turns(given, settings_of(given))
+    (problem,) = data_problems(given, settings_of(given))
     assert problem.startswith("column agent_name=my_loop: ")
     given.reward.reward_kwargs.visionr1.turns = "template"
-    assert _check_turns(given, settings_of(given)) == []
+    assert data_problems(given, settings_of(given)) == []
 
 
 @pytest.mark.verl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -168,49 +167,6 @@ def test_check_names_a_trl_that_verl_cannot_be_beside(
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
     assert all(one.is_fine for one in check._trl()) is is_fine
-
-
-def agreeing(**changes: object) -> object:
-    from verl_visionr1.runtime.composing import composed
-
-    overrides = [f"{key}={value}" for key, value in changes.items()]
-    return composed(
-        [
-            *("trainer.v1.trainer_mode=separate_async", "data.train_batch_size=64"),
-            *("actor_rollout_ref.rollout.n_gpus_per_node=4", "actor_rollout_ref.rollout.nnodes=1"),
-            *("actor_rollout_ref.actor.ppo_mini_batch_size=16", "trainer.v1.separate_async.parameter_sync_step=4"),
-            "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
-            *overrides,
-        ]
-    )
-
-
-SEPARATE = {
-    "all is well": ({}, None),
-    "the product": ({"trainer.v1.separate_async.parameter_sync_step": 2}, "data.train_batch_size=64: "),
-    "no nodes": ({"actor_rollout_ref.rollout.nnodes": 0}, "actor_rollout_ref.rollout.nnodes=0: "),
-    "no GPUs": ({"actor_rollout_ref.rollout.n_gpus_per_node": 0}, "actor_rollout_ref.rollout.n_gpus_per_node=0: "),
-    "weights": (
-        {"actor_rollout_ref.rollout.checkpoint_engine.backend": "naive"},
-        "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: ",
-    ),
-    "another mode": ({"trainer.v1.trainer_mode": "sync", "actor_rollout_ref.rollout.nnodes": 0}, None),
-}
-
-
-@pytest.mark.verl
-@pytest.mark.parametrize(("changes", "problem"), SEPARATE.values(), ids=SEPARATE)
-def test_separate_async_is_checked_as_verl_asserts_it(changes: dict, problem: str | None) -> None:
-    from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
-
-    from verl_visionr1.runtime.agreement import _separate_async
-
-    config = agreeing(**changes)
-    found = list(_separate_async(config))
-    assert [one[: len(problem)] for one in found] == ([problem] if problem else [])
-    if config.trainer.v1.trainer_mode == "separate_async":
-        with pytest.raises(AssertionError) if problem else nullcontext():
-            PPOTrainerSeparateAsync(config)
 
 
 class Managers:

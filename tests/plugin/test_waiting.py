@@ -87,13 +87,14 @@ def test_failed_rollouts_are_a_reason_to_ask() -> None:
 
 
 def test_an_error_of_a_run_whose_processes_live_stays_what_it_is() -> None:
-    from verl_visionr1.runtime.watchdog import LostError, Watchdog
+    from verl_visionr1.runtime.watchdog import LostError, ProcessWatch, Watchdog
 
-    watchdog = Watchdog({}, say=lambda line: None)
-    with pytest.raises(RuntimeError, match="all have failed"), watchdog.explaining():
+    watch = ProcessWatch(OmegaConf.create({}))
+    watch.watchdog = Watchdog({}, say=lambda line: None)
+    with pytest.raises(RuntimeError, match="all have failed"), watch.around_wait():
         raise RuntimeError("all have failed")
-    watchdog.ask = lambda: "lost vLLM server 1"  # type: ignore[method-assign]
-    with pytest.raises(LostError, match="lost vLLM server 1"), watchdog.explaining():
+    watch.watchdog.ask = lambda: "lost vLLM server 1"  # type: ignore[method-assign]
+    with pytest.raises(LostError, match="lost vLLM server 1"), watch.around_wait():
         raise RuntimeError("all have failed")
 
 

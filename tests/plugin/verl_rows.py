@@ -108,6 +108,7 @@ def write_rows(file: Path, rows: list[tuple[str, str, str]]) -> Path:
         {
             "data_source": source,
             "prompt": [{"role": "user", "content": question}],
+            "images": ["a.png"] * question.count("<image>"),
             "reward_model": {"style": "rule", "ground_truth": truth},
         }
         for source, truth, question in rows

@@ -76,9 +76,9 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize(("words", "environment"), [stop[:2] for stop in STOPS.values()], ids=STOPS)
-def test_fresh_deletes_nothing_where_a_check_stops_the_run(
-    launcher: Launcher, words: tuple[str, ...], environment: dict[str, str]
+@pytest.mark.parametrize(("words", "environment", "named"), STOPS.values(), ids=STOPS)
+def test_what_stops_a_run_before_it_starts_and_fresh_deletes_nothing(
+    launcher: Launcher, words: tuple[str, ...], environment: dict[str, str], named: str
 ) -> None:
     names = {".finished": "5", "checkpoints/global_step_5/x": "", "validation/5.jsonl": "", "train.log": ""}
     for name, text in names.items():
@@ -86,6 +86,7 @@ def test_fresh_deletes_nothing_where_a_check_stops_the_run(
         (launcher.run_dir / name).write_text(text)
     done = launcher("--fresh", *words, **environment)
     assert (done.returncode, launcher.trained) == (1, 0)
+    assert named in done.stderr
     assert [name for name in names if not (launcher.run_dir / name).exists()] == []
 
 
@@ -95,16 +96,6 @@ def test_what_fresh_deletes_counts_as_free(launcher: Launcher, words: tuple[str,
     (launcher.run_dir / "checkpoints" / "x").write_bytes(b"x" * 5_000_000)
     options = f"launch_options {' '.join(words)}; launch_freed_gb"
     assert (float(launcher.shell(options).stdout) > 0.004) == is_freed
-
-
-@pytest.mark.parametrize(("words", "environment", "named"), STOPS.values(), ids=STOPS)
-def test_what_stops_a_run_before_it_starts(
-    launcher: Launcher, words: tuple[str, ...], environment: dict[str, str], named: str
-) -> None:
-    done = launcher(*words, **environment)
-    assert (done.returncode, launcher.trained) == (1, 0)
-    assert named in done.stderr
-    assert not (launcher.run_dir / ".finished").exists()
 
 
 def test_memory_of_a_run_on_a_cpu(launcher: Launcher) -> None:

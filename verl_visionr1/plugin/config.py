@@ -113,21 +113,6 @@ def gate_metrics(preset: Preset) -> list[str]:
     return [name for name in preset.metrics if name not in absent]
 
 
-def filtered_gate_problem(config: DictConfig, settings: Settings) -> str | None:
-    """Why a gate cannot move with a filter of groups; None if it can.
-
-    verl removes groups with equal rewards, including all perfect ones, before the batch is seen. The rest is worse than
-    the model, and the gate might never open.
-    """
-    if settings.gate is None or not OmegaConf.select(config, "algorithm.filter_groups.enable"):
-        return None
-    return (
-        f"{PREFIX}.schedule.kind=gated: algorithm.filter_groups.enable=true removes groups of perfect answers before "
-        "the gate sees them, so its mean is too low and it may never open; leave the filter out, or "
-        "use another kind of schedule"
-    )
-
-
 def settings_of(config: DictConfig) -> Settings:
     """Read the settings from verl's full config; defaults if nothing is set.
 
@@ -152,27 +137,17 @@ def valid_settings(config: DictConfig) -> Settings | None:
 
 def misplaced_problems(config: DictConfig) -> list[str]:
     """Settings for the plug-in where no code reads them, so that the defaults would be trained; one line each."""
-    group = OmegaConf.select(config, "visionr1")
-    problems = [] if group is None else ["visionr1: no code reads it; write +visionr1@_global_=progressive"]
-    for section, meant in (("reward", "reward_kwargs"), ("reward", "visionr1"), ("reward.reward_kwargs", "visionr1")):
-        for name in _keys(config, section):
-            if f"{section}.{name}" != f"{section}.{meant}" and get_close_matches(name, [meant], 1, 0.85):
-                problems.append(f"{section}.{name}: no code reads it; did you mean {section}.{meant}?")
-    if "visionr1" in _keys(config, "reward"):
-        problems.append(f"reward.visionr1: no code reads it; did you mean {PREFIX}?")
-    if OmegaConf.select(config, PREFIX) is not None:
-        problems += [
-            f"{section}.{name}: no code reads it; did you mean {PREFIX}.{name}?"
-            for section in ("reward.reward_kwargs", "reward.reward_manager")
-            for name in _keys(config, section)
-            if name in Settings.__struct_fields__
-        ]
+    problems = ["visionr1: no code reads it; write +visionr1@_global_=progressive"] if "visionr1" in config else []
+    has_own = OmegaConf.select(config, PREFIX) is not None
+    for section in ("reward", "reward.reward_kwargs", "reward.reward_manager"):
+        node = OmegaConf.select(config, section)
+        for name in map(str, node if isinstance(node, DictConfig) else ()):
+            key = f"{section}.{name}"
+            if key != PREFIX and get_close_matches(name, ["visionr1"], 1, 0.85):
+                problems.append(f"{key}: no code reads it; did you mean {PREFIX}?")
+            elif has_own and section != "reward" and name in Settings.__struct_fields__:
+                problems.append(f"{key}: no code reads it; did you mean {PREFIX}.{name}?")
     return problems
-
-
-def _keys(config: DictConfig, section: str) -> list[str]:
-    node = OmegaConf.select(config, section)
-    return [str(name) for name in node] if isinstance(node, DictConfig) else []
 
 
 def checked(plain: object) -> Settings:

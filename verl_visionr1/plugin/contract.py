@@ -1,8 +1,4 @@
-"""The plug-in's requirements on verl: modules, classes, and parameters of calls.
-
-A version number is not enough: a newer verl may have all hooks, an older one may lack one. So `visionr1 check` inspects
-the installed verl.
-"""
+"""The plug-in's requirements on verl: modules, classes, and parameters of calls, which `visionr1 check` inspects."""
 
 from __future__ import annotations
 
@@ -50,7 +46,6 @@ TRAINER_HOOKS = (
     Hook(f"{_V1}.trainer_base", "PPOTrainer._resolve_filter_groups_metric"),
     Hook("verl.utils.tensordict_utils", "get_non_tensor_data", ("data", "key", "default")),
     Hook("verl.utils.tensordict_utils", "assign_non_tensor_data", ("tensor_dict", "key", "val")),
-    Hook("verl.utils.checkpoint.checkpoint_manager", "find_latest_ckpt_path", ("path",)),
     Hook(
         "verl.trainer.ppo.checkpoint_callback",
         "CheckpointCallback.on_save",

@@ -6,17 +6,17 @@ ground truth is not a `Target`. So mathematics and grounding can be trained in o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, readable_files
+from verl_visionr1.plugin.config import PREFIX, Settings
+from verl_visionr1.plugin.data_files import complete_files, readable_files, reward_rows
 from verl_visionr1.plugin.run_facts import has_callback
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import RowsError, read_rows
 
-KEY = "reward.reward_kwargs.visionr1.delegate"
+KEY = f"{PREFIX}.delegate"
 TELLS = ("value", "acc", "n_tokens", "clipped", "unscored")
 """Meaningful numbers of a delegated row."""
 OWN_MANAGERS = ("visionr1", "VisionR1RewardManager")
@@ -29,26 +29,25 @@ def accuracy_of(result: Mapping[str, Any]) -> float:
     return float(acc) if isinstance(acc, bool | int | float) else float(result["reward_score"])
 
 
-def delegation_problems(config: DictConfig, delegate: Sequence[str]) -> list[str]:
+def delegation_problems(config: DictConfig, settings: Settings) -> list[str]:
     """Delegated data sources unknown to verl's `compute_score`; one line each."""
-    if not delegate or OmegaConf.select(config, "reward.custom_reward_function.path"):
+    if not settings.delegate or OmegaConf.select(config, "reward.custom_reward_function.path"):
         return []
-    sources = sorted({source for source in _sources(config) if is_delegated(delegate, source)})
+    sources = {source for file in readable_files(config) for source in reward_rows(file, settings).sources}
     return [
         f"{KEY}: verl's compute_score does not know data source {source!r}; set reward.custom_reward_function.path"
-        for source in sources
-        if not _is_known(source)
+        for source in sorted(sources)
+        if is_delegated(settings.delegate, source) and not _is_known(source)
     ]
 
 
-def delegation_notes(config: DictConfig, delegate: Sequence[str]) -> list[str]:
+def delegation_notes(config: DictConfig, settings: Settings) -> list[str]:
     """Patterns that fit no row of the data; none if a file is not readable here."""
-    if not delegate or not all(complete_files(config, key) for key in DATA_KEYS):
-        return []
-    sources = set(_sources(config))
+    files = complete_files(config) if settings.delegate else []
+    sources = {source for file in files for source in reward_rows(file, settings).sources}
     return [
         f"{KEY}: {pattern!r} fits no row; the data sources are {', '.join(sorted(sources))}"
-        for pattern in delegate
+        for pattern in settings.delegate
         if sources and not any(is_delegated([pattern], source) for source in sources)
     ]
 
@@ -65,23 +64,13 @@ def _is_known(source: str) -> bool:
     return True
 
 
-def _sources(config: DictConfig) -> Iterator[str]:
-    for file in readable_files(config):
-        try:
-            yield from {str(row.get("data_source", "")) for row in read_rows(file, columns=["data_source"])}
-        except RowsError:
-            continue  # the preflight reports it
-
-
 def is_own_manager(config: DictConfig) -> bool:
     """Whether a run's reward manager is the plug-in's, or a class made from it."""
     manager = OmegaConf.select(config, "reward.reward_manager")
     if not isinstance(manager, DictConfig):
         return False
-    if manager.get("name") in OWN_MANAGERS:
-        return True
-    if manager.get("source") != "importlib":
-        return False
+    if manager.get("name") in OWN_MANAGERS or manager.get("source") != "importlib":
+        return manager.get("name") in OWN_MANAGERS
     from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
     try:
@@ -96,24 +85,20 @@ def manager_problem(config: DictConfig) -> str | None:
     manager = OmegaConf.select(config, "reward.reward_manager")
     if not isinstance(manager, DictConfig):
         return f"reward.reward_manager={manager}: needs keys below it; set reward.reward_manager.name=visionr1"
-    if OmegaConf.select(config, KEY.removesuffix(".delegate")) is None or is_own_manager(config):
+    if OmegaConf.select(config, PREFIX) is None or is_own_manager(config):
         return None
     remedy = "leave it out" if has_callback(config) else "add +visionr1@_global_=progressive"
     return f"reward.reward_manager.name={manager.get('name')}: not visionr1; {remedy}"
 
 
 def reward_model_problem(config: DictConfig) -> str | None:
-    """Problem of a reward model in addition to the manager; None without one, or with another manager.
+    """Problem of a reward model beside the manager; None without one, or with another manager.
 
     verl's `RewardLoopWorker.compute_score` calls the reward model instead of the manager, unless a custom reward
-    function is set; then it calls the manager. The manager passes the model's address to the function for delegated
-    rows, and does not use the model itself.
+    function is set. The function may use the model for delegated rows.
     """
-    if not OmegaConf.select(config, "reward.reward_model.enable"):
-        pool = "reward.reward_model.enable_resource_pool"
-        return f"{pool}=True: no reward model is used; set {pool}=False" if OmegaConf.select(config, pool) else None
     name = OmegaConf.select(config, "reward.reward_manager.name")
-    if name is not None and name not in OWN_MANAGERS:
+    if not OmegaConf.select(config, "reward.reward_model.enable") or name not in (None, *OWN_MANAGERS):
         return None
     custom = OmegaConf.select(config, "reward.custom_reward_function.path")
     if custom and OmegaConf.select(config, KEY):

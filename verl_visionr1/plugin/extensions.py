@@ -9,8 +9,8 @@ All are called in the trainer's process, in the order of the config.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig
@@ -52,50 +52,13 @@ class Extension:
         """Called after a training batch is sampled."""
 
 
-class Extensions:
-    """All extensions of a run, called one after the other."""
-
-    def __init__(self, parts: Sequence[Extension]) -> None:
-        self.parts = tuple(parts)
-
-    def reward_workers(self, workers: list[Any] | None) -> list[Any] | None:
-        """See `Extension`; each gets the result of the one before it."""
-        for part in self.parts:
-            workers = part.reward_workers(workers)
-        return workers
-
-    def before_wait(self, trainer: Any) -> None:
-        """See `Extension`."""
-        for part in self.parts:
-            part.before_wait(trainer)
-
-    def while_waiting(self, n_failed: int, state: str) -> None:
-        """See `Extension`."""
-        for part in self.parts:
-            part.while_waiting(n_failed, state)
-
-    @contextmanager
-    def around_wait(self) -> Iterator[None]:
-        """See `Extension`."""
-        with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.around_wait())
-            yield
-
-    def after_sample(self, step: int) -> None:
-        """See `Extension`."""
-        for part in self.parts:
-            part.after_sample(step)
-
-
-def load_extensions(config: DictConfig, settings: Settings) -> Extensions:
-    """Load the extensions of a run's settings.
+def load_extensions(config: DictConfig, settings: Settings) -> list[Extension]:
+    """Load the extensions of a run's settings, in their order.
 
     Raises:
         ConfigError: a class that cannot be loaded, or invalid settings of it.
     """
-    named = settings.extensions.items()
-    return Extensions([_load(config, name, given) for name, given in named if given is not None])
+    return [_load(config, name, given) for name, given in settings.extensions.items() if given is not None]
 
 
 def _load(config: DictConfig, name: str, given: dict[str, Any]) -> Extension:
@@ -103,12 +66,11 @@ def _load(config: DictConfig, name: str, given: dict[str, Any]) -> Extension:
     module, _, class_name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{key}.class={path}: {error}; needs the full name of a class, package.module.Class"
-        ) from None
-    if not (isinstance(cls, type) and issubclass(cls, Extension)):
-        raise ConfigError(f"{key}.class={path}: needs a subclass of {Extension.__module__}.Extension")
+        if not issubclass(cls, Extension):
+            raise TypeError(f"not a subclass of {Extension.__module__}.Extension")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        reason = f"{error}; needs the full name of an extension, package.module.Class"
+        raise ConfigError(f"{key}.class={path}: {reason}") from None
     try:
         return cls(config, **{setting: value for setting, value in given.items() if setting != "class"})
     except TypeError as error:

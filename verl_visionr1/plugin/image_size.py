@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verl_visionr1.plugin.config import ConfigError
 
@@ -37,27 +36,20 @@ class ImageTokens:
         """Read the layout from a `config.json` of Qwen2-VL to Qwen3.5 or of GLM-V.
 
         Raises:
-            ConfigError: a required field is missing.
+            ConfigError: a required field is missing, or patches are not square.
         """
+        advice = "set reward.reward_kwargs.visionr1.frame to the coordinates of the model's answers"
         try:
             vision = model["vision_config"]
-            return cls(int(model["image_token_id"]), _side(vision["patch_size"]) * int(vision["spatial_merge_size"]))
+            patch, merge, token_id = vision["patch_size"], vision["spatial_merge_size"], model["image_token_id"]
         except KeyError as error:
-            raise ConfigError(
-                f"the model's config.json has no {error.args[0]!r}, which a frame in processed pixels needs; "
-                "set reward.reward_kwargs.visionr1.frame to the coordinates of the model's answers"
-            ) from None
-
-
-def _side(patch_size: Any) -> int:
-    """Side of a patch; Qwen3.5's config may have [height, width]."""
-    sides = [patch_size] if isinstance(patch_size, int) else [*patch_size]
-    if len(set(sides)) != 1:
-        raise ConfigError(
-            f"the model's config.json: vision_config.patch_size = {patch_size!r}: needs a square patch; "
-            "set reward.reward_kwargs.visionr1.frame to the coordinates of the model's answers"
-        )
-    return int(sides[0])
+            missing = f"the model's config.json has no {error.args[0]!r}, which a frame in processed pixels needs"
+            raise ConfigError(f"{missing}; {advice}") from None
+        sides = {patch} if isinstance(patch, int) else {*patch}  # Qwen3.5's config may have [height, width]
+        if len(sides) != 1:
+            found = f"the model's config.json: vision_config.patch_size = {patch!r}: needs a square patch"
+            raise ConfigError(f"{found}; {advice}")
+        return cls(int(token_id), int(sides.pop()) * int(merge))
 
 
 def read_processed_size(
@@ -85,8 +77,9 @@ def read_processed_size(
         return None
     ends = [*np.flatnonzero(np.diff(places) > 1).tolist(), len(places) - 1]  # last token of each image
     first, last = _bounds_of(ends, image)
-    rows, columns = position_ids.numpy()[-2:, int(places[first]) : int(places[last]) + 1]
-    return _extent(columns) * image_tokens.pixels, _extent(rows) * image_tokens.pixels
+    grid = position_ids.numpy()[-2:, int(places[first]) : int(places[last]) + 1]
+    height, width = (int(positions.max()) - int(positions.min()) + 1 for positions in grid)
+    return width * image_tokens.pixels, height * image_tokens.pixels
 
 
 def _bounds_of(ends: list[int], image: int | None) -> tuple[int, int]:
@@ -98,7 +91,3 @@ def _bounds_of(ends: list[int], image: int | None) -> tuple[int, int]:
         )
     index = image or 0
     return (ends[index - 1] + 1 if index else 0), ends[index]
-
-
-def _extent(positions: NDArray[np.int64]) -> int:
-    return int(positions.max()) - int(positions.min()) + 1

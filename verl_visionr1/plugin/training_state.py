@@ -27,10 +27,7 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Progress of training and its thresholds; the only object with state.
 
-    The first run fixes the total: checkpoints keep it, so that a run that is extended later does not return to an
-        easier
-    stage. `reward.reward_kwargs.visionr1.total_steps` overrides it. Gates and alarms are updated here with the scores
-    of sampled batches.
+    The first run fixes the total: checkpoints keep it, so that an extended run does not return to an easier stage.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -75,16 +72,12 @@ class Progress:
         metric = self.gates.gate.metric
         scored: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for source, info in zip(sources, infos, strict=True):
-            if not info.get("unscored") and self._moves_gate(info):
+            is_own = info.get("route", 0.0) == 0.0 and metric in info and "stage" in info  # of the run's own preset
+            if is_own and not info.get("unscored"):
                 scored[int(info["stage"])][source].append(float(info[metric]))
         for stage, values in sorted(scored.items()):
             means = {source: (float(np.mean(each)), len(each)) for source, each in values.items()}
             self.gates = self.gates.advance(step, stage, means)
-
-    def _moves_gate(self, info: Mapping[str, float]) -> bool:
-        """Whether a row moves the gate: only rows of the run's default preset are scored at the gate's stages."""
-        assert self.gates is not None
-        return info.get("route", 0.0) == 0.0 and self.gates.gate.metric in info and "stage" in info
 
     def update_alarms(self, batch: Batch) -> dict[str, bool]:
         """Update the alarms with a batch; returns those that started (True) or ended (False)."""
@@ -108,7 +101,11 @@ class Progress:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the state of a checkpoint; old checkpoints have no alarms."""
-        self._restore_alarms(state.get("alarms"))
+        try:
+            self.alarms = AlarmState.from_state(state["alarms"]) if state.get("alarms") is not None else AlarmState()
+        except ValueError as error:  # lost alarms must not end the run
+            logger.warning("visionr1: alarms start again from zero: %s", error)
+            self.alarms = AlarmState()
         saved = state["total_steps"]
         if saved is None or self.settings.is_off:
             return
@@ -121,12 +118,6 @@ class Progress:
         was, now = state["thresholds"], asdict(self.rule(state["step"]).thresholds)
         if was != now and isinstance(was, Mapping):
             logger.warning("visionr1: thresholds at step %s were %s and are now %s", state["step"], was, now)
-
-    def _restore_alarms(self, state: Any) -> None:
-        try:
-            self.alarms = AlarmState() if state is None else AlarmState.from_state(state)
-        except ValueError as error:  # lost alarms must not end the run
-            logger.warning("visionr1: alarms start again from zero: %s", error)
 
     def warn(self) -> list[str]:
         """Warnings for the start of training, one line each; call it after `restore`."""
@@ -195,9 +186,7 @@ class StepCollector:
         self.parts.append(part)
         if len(self.parts) < self.n_parts:
             return None
-        whole, *others = self.parts
-        for other in others:
-            whole = whole + other
+        whole = sum(self.parts[1:], self.parts[0])
         self.step, self.parts = None, []
         return whole
 

@@ -35,7 +35,6 @@ _ONE_QUESTION = 2  # `AgentLoopOutput.num_turns` of a prompt and one answer
 TAIL = 16
 """Tokens before a turn that are read: a role, and `<think>`."""
 _MARKS = {tag for pair in (*REASONING_TAGS, *TOOL_CALLS, *TOOL_RESPONSES) for tag in pair}
-_OPENINGS = tuple(opening for opening, _ in REASONING_TAGS)
 
 
 class TurnsError(ValueError):
@@ -47,10 +46,9 @@ class Turns:
     """Finds the last turn of a response.
 
     Attributes:
-        rule: see `Settings.turns`; "auto" means verl's own loops here.
+        rule, reasoning: see `Settings`; "auto" means verl's own loops here.
         boundary: tokens before an answer in the chat template; empty if unknown.
         decode: tokens -> text, special tokens kept.
-        reasoning: whether the prompt opens the reasoning: see `Settings.reasoning`.
         response_end: tokens after the response of a tool within the model's turn (Gemma 4), whose text `last_turn`
             of `answers.transcript` cuts; empty if the template has none.
     """
@@ -153,21 +151,16 @@ def plain_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
 
     In some vocabularies (Gemma 4, Kimi) these are special; without them reasoning would be read as the answer.
     """
-    special = _special_tokens(tokenizer)
+    special = {str(token) for token in _added_tokens(tokenizer) if token.special}
+    special |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
     if not special & _MARKS:
         return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
     dropped = re.compile("|".join(map(re.escape, sorted(special - _MARKS, key=len, reverse=True))) or "(?!)")
     return lambda ids: dropped.sub("", tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def _special_tokens(tokenizer: Any) -> set[str]:
-    special = {str(token) for token in _added_tokens(tokenizer) if token.special}
-    return special | {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
-
-
 def _added_tokens(tokenizer: Any) -> list[Any]:
-    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
-    return [*added.values()]
+    return [*getattr(tokenizer, "added_tokens_decoder", {}).values()]
 
 
 def _response_end(tokenizer: Any) -> tuple[int, ...]:
@@ -176,29 +169,25 @@ def _response_end(tokenizer: Any) -> tuple[int, ...]:
     return tuple(tokenizer.encode(closing, add_special_tokens=False)) if closing else ()
 
 
-def agent_loop_of(config: DictConfig) -> str:
-    """The default agent loop."""
-    return str(OmegaConf.select(config, f"{_AGENT}.default_agent_loop") or SINGLE_TURN)
-
-
 def turns_problem(config: DictConfig, settings: Settings, loop: str | None = None) -> str | None:
     """Why the last turn of an agent loop is unknown, in one line; None if it is known.
 
     Args:
         loop: agent loop of rows (column `agent_name`); None: that of the config.
     """
-    if settings.turns != "auto":
+    key, manager = "column agent_name", OmegaConf.select(config, f"{_AGENT}.agent_loop_manager_class")
+    if loop is None and manager and not str(manager).startswith(("verl.", "verl_visionr1.")):
+        key, loop = f"{_AGENT}.agent_loop_manager_class", str(manager)
+    elif loop is None:
+        key, loop = f"{_AGENT}.default_agent_loop", agent_loop_of(config)
+    if settings.turns != "auto" or loop in (SINGLE_TURN, TOOL_AGENT):
         return None
-    key, named = ("column agent_name", loop) if loop is not None else (f"{_AGENT}.default_agent_loop", None)
-    manager = str(OmegaConf.select(config, f"{_AGENT}.agent_loop_manager_class") or "")
-    if named is None and manager and not manager.startswith(("verl.", "verl_visionr1.")):
-        key, named = f"{_AGENT}.agent_loop_manager_class", manager
-    named = agent_loop_of(config) if named is None else named
-    if named in (SINGLE_TURN, TOOL_AGENT):
-        return None
-    return (
-        f"{key}={named}: the reward cannot distinguish the model's text from that of tools and users; {_advice(named)}"
-    )
+    return f"{key}={loop}: the reward cannot distinguish the model's text from that of tools and users; {_advice(loop)}"
+
+
+def agent_loop_of(config: DictConfig) -> str:
+    """The default agent loop."""
+    return str(OmegaConf.select(config, f"{_AGENT}.default_agent_loop") or SINGLE_TURN)
 
 
 def _advice(loop: str) -> str:
@@ -214,8 +203,7 @@ def _boundary(config: DictConfig, tokenizer: Any) -> tuple[int, ...]:
     if apply is None:
         return ()
     given = OmegaConf.select(config, "data.apply_chat_template_kwargs")
-    plain = OmegaConf.to_container(given, resolve=True) if isinstance(given, DictConfig) else {}
-    kwargs = {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+    kwargs: Any = OmegaConf.to_container(given, resolve=True) if isinstance(given, DictConfig) else {}
     question = [{"role": "user", "content": "?"}]
     try:
         asked = apply(question, tokenize=False, add_generation_prompt=False, **kwargs)
@@ -223,6 +211,6 @@ def _boundary(config: DictConfig, tokenizer: Any) -> tuple[int, ...]:
     except Exception:  # noqa: BLE001 - no template, or one that needs more than a question
         return ()
     header = prompt[len(asked) :] if prompt.startswith(asked) else ""
-    for opening in _OPENINGS:
+    for opening, _ in REASONING_TAGS:
         header = header.partition(opening)[0]
     return tuple(tokenizer.encode(header.rstrip(), add_special_tokens=False)) if header.strip() else ()

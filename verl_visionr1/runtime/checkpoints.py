@@ -19,15 +19,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.plugin.run_facts import TRACKER, latest_step, resumed_from
 
-KINDS = ("model", "optim", "extra_state")
-"""Kinds of files of each worker, depending on `checkpoint.save_contents`."""
-CONTENTS = ("model", "optimizer", "extra")
-"""The same, as `checkpoint.load_contents` names them."""
+KINDS = {"model": "model", "optim": "optimizer", "extra_state": "extra"}
+"""Kinds of files of each worker -> what `checkpoint.save_contents` and `load_contents` call them."""
 ROLES = ("actor", "critic")
 """Folders of a checkpoint with files of workers."""
-TRACKER = "latest_checkpointed_iteration.txt"
-_SHARD = re.compile(r"(\w+)_world_size_(\d+)_rank_(\d+)\.pt")
+_MODEL = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
 class CheckpointError(RowsError):
@@ -44,30 +42,11 @@ def shard_file(folder: Path, kind: str, n_workers: int, rank: int) -> Path:
 
 
 def worker_counts(folder: Path) -> dict[int, set[int]]:
-    """Number of workers -> ranks with a model part in a folder such as `global_step_4/actor`.
-
-    If each machine has its own disk, only the ranks of this machine are seen.
-    """
+    """Number of workers -> ranks with a model part on this machine, in a folder such as `global_step_4/actor`."""
     found: dict[int, set[int]] = {}
-    for file in folder.glob("model_world_size_*_rank_*.pt"):
-        match = _SHARD.fullmatch(file.name)
-        if match:
-            found.setdefault(int(match[2]), set()).add(int(match[3]))
+    for match in filter(None, (_MODEL.fullmatch(file.name) for file in folder.glob("model_*.pt"))):
+        found.setdefault(int(match[1]), set()).add(int(match[2]))
     return found
-
-
-def complete_counts(folder: Path) -> list[int]:
-    """Numbers of workers with all model parts, ascending."""
-    return sorted(count for count, ranks in worker_counts(folder).items() if ranks >= set(range(count)))
-
-
-def latest_step(folder: Path) -> Path | None:
-    """The last checkpoint below a run's `checkpoints` folder, by verl's tracker file; None if there is none."""
-    tracker = folder / TRACKER
-    if not tracker.is_file():
-        return None
-    step = folder / f"global_step_{tracker.read_text().strip()}"
-    return step if step.is_dir() else None
 
 
 def step_folder(path: Path) -> Path:
@@ -101,44 +80,31 @@ def workers_problem(step: Path, n_workers: int) -> str | None:
     return None
 
 
-def resumed_step(config: DictConfig) -> Path | None:
-    """The checkpoint that a run starts from; None for a fresh start or without a checkpoint."""
-    trainer = config.trainer
-    if trainer.resume_mode == "auto":
-        return latest_step(_saved_in(config))
-    if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
-        return Path(str(trainer.resume_from_path)).absolute()
-    return None
-
-
 def resume_problems(config: DictConfig) -> list[str]:
     """Why a run cannot resume from the checkpoint that verl would choose; one line, or none."""
-    trainer = config.trainer
-    folder = _saved_in(config)
-    tracker = folder / TRACKER
+    trainer, tracker = config.trainer, _saved_in(config) / TRACKER
     if trainer.resume_mode == "auto" and tracker.is_file() and not tracker.read_text().strip().isdecimal():
         return [
             f"{tracker}: {tracker.read_text().strip()!r} is no step; write the number of a folder global_step_N into "
             "it, or set trainer.resume_mode=disable"
         ]
-    step = resumed_step(config)
-    if step is None or not step.is_dir():
+    step = resumed_from(config)
+    if step is None:
         return []
+    if not (step / "actor").is_dir():
+        advice = "correct trainer.resume_from_path, or set trainer.resume_mode=disable"
+        return [f"{step}: no actor/ in it, so no checkpoint; {advice}"]
     problem = workers_problem(step, trainer.nnodes * trainer.n_gpus_per_node) or _missing_part(config, step)
     return [problem] if problem else []
 
 
 def _missing_part(config: DictConfig, step: Path) -> str | None:
     """Message about a file that a worker of FSDP would not find; only with one machine, which has all of them."""
-    actor = "actor_rollout_ref.actor"
-    is_fsdp = str(OmegaConf.select(config, f"{actor}.strategy")).startswith("fsdp")
-    if not is_fsdp or config.trainer.nnodes != 1:
+    actor, n_workers = "actor_rollout_ref.actor", config.trainer.n_gpus_per_node
+    if not str(OmegaConf.select(config, f"{actor}.strategy")).startswith("fsdp") or config.trainer.nnodes != 1:
         return None
-    if config.trainer.resume_mode == "resume_path" and not (step / "actor").is_dir():
-        return None  # `run_length` reports it
     loads = OmegaConf.select(config, f"{actor}.checkpoint.load_contents") or ()
-    kinds = [kind for kind, content in zip(KINDS, CONTENTS, strict=True) if content in loads]
-    n_workers = config.trainer.n_gpus_per_node
+    kinds = [kind for kind, content in KINDS.items() if content in loads]
     files = (shard_file(step / "actor", kind, n_workers, rank) for kind in kinds for rank in range(n_workers))
     missing = next((file for file in files if not file.is_file()), None)
     if missing is None:
@@ -151,14 +117,13 @@ def _missing_part(config: DictConfig, step: Path) -> str | None:
 
 def resume_notes(config: DictConfig) -> list[str]:
     """Checkpoints that a run does not resume from, though they are there or named."""
-    trainer = config.trainer
+    trainer, folder = config.trainer, _saved_in(config)
     notes: list[str] = []
     if trainer.resume_mode != "resume_path" and trainer.resume_from_path:
         notes.append(
             f"trainer.resume_from_path={trainer.resume_from_path}: ignored with trainer.resume_mode="
             f"{trainer.resume_mode}; set trainer.resume_mode=resume_path"
         )
-    folder = _saved_in(config)
     if trainer.resume_mode == "auto" and latest_step(folder) is None and any(folder.glob("global_step_*")):
         notes.append(
             f"{folder}: holds checkpoints, but {TRACKER} names none of them, so the run starts at step 1; write the "

@@ -16,15 +16,8 @@ from verl.plugin.platform.platform_base import PlatformBase
 class PlatformCPU(PlatformBase):
     """The CPU as verl's accelerator: one device, no pinned memory, no IPC handles, gloo for communication."""
 
-    @property
-    def device_name(self) -> str:
-        """torch's name of the device."""
-        return "cpu"
-
-    @property
-    def vendor_name(self) -> str:
-        """None: verl looks up engines by vendor first."""
-        return "cpu"
+    device_name = "cpu"  # type: ignore[assignment]  # properties in verl
+    vendor_name = "cpu"  # type: ignore[assignment]  # verl looks up engines by vendor first
 
     @property
     def device_module(self) -> types.ModuleType:
@@ -47,25 +40,17 @@ class PlatformCPU(PlatformBase):
         """1, for any number of cores."""
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        """Do nothing: there is one device."""
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        """Do nothing: nothing runs asynchronously."""
-
     def manual_seed(self, seed: int) -> None:
         """Seed torch's generator."""
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        """Seed torch's generator."""
-        torch.manual_seed(seed)
+    manual_seed_all = manual_seed
 
-    def set_allocator_settings(self, settings: str) -> None:
-        """Do nothing: the C allocator has no such settings."""
+    def _ignore(self, *_args: object, **_kwargs: object) -> None:
+        return None
 
-    def empty_cache(self) -> None:
-        """Do nothing: there is no cache."""
+    # There is one device, without cache, profiler, CUDA runtime; nothing runs asynchronously.
+    set_device = synchronize = set_allocator_settings = empty_cache = profiler_start = profiler_stop = cudart = _ignore
 
     def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
         """(None, None): not applicable outside CUDA."""
@@ -84,12 +69,6 @@ class PlatformCPU(PlatformBase):
         """No profiler ranges."""
         yield
 
-    def profiler_start(self) -> None:
-        """No device profiler."""
-
-    def profiler_stop(self) -> None:
-        """No device profiler."""
-
     def ray_resource_name(self) -> str:
         """A logical slot per training worker: verl counts only "GPU" and "NPU" for its pools."""
         return "GPU"
@@ -105,24 +84,15 @@ class PlatformCPU(PlatformBase):
     def rollout_env_vars(self) -> dict[str, str]:
         """Environment of vLLM's processes; the user's environment takes precedence.
 
-        1 GiB of key-value cache (vLLM would take a share of all memory), threads left to the scheduler (vLLM would pin
-        them to cores that the training workers use as well), and no torch.compile: it needs a C++ compiler, and took a
-        large part of vLLM's start-up for the sampler's few functions.
+        Else vLLM takes a share of all memory for its cache, pins threads to cores that training uses, and compiles.
         """
         ours = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1"}
         return {name: os.environ.get(name, value) for name, value in ours.items()}
 
-    def cudart(self) -> None:
-        """No CUDA runtime."""
-
 
 @functools.cache
 def device_module() -> types.ModuleType:
-    """`torch.cpu` with the functions that verl needs and `torch.cpu` lacks.
-
-    Memory figures are those of the process (resident, peak) and of the machine, in bytes, so that verl's
-    `perf/max_memory_*` are meaningful. There is no cache and no handle to collect; limits are ignored.
-    """
+    """`torch.cpu` with the functions that verl needs and `torch.cpu` lacks; memory in bytes, of process and machine."""
 
     def ignore(*_args: object, **_kwargs: object) -> None:
         return None

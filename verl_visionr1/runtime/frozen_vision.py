@@ -1,10 +1,8 @@
 """Freeze the vision tower in training: `actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision`.
 
 verl 0.9.1 declares `actor_rollout_ref.actor.freeze_vision_tower`, but its FSDP engine ignores it. verl imports
-`model.external_lib` wherever it reads a model's config, before it builds the model: this module then freezes the tower
-of every model that the FSDP engine builds in that process, before it is sharded; in Megatron's engine it raises
-instead. The optimizer gets the frozen parameters too; without gradients it keeps no state for them and does not decay
-them.
+`model.external_lib` before it builds a model: this module then freezes the tower of every model that the FSDP engine
+builds in that process, before it is sharded; in Megatron's engine it raises instead.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """The run's gallery: a page after each dumped validation, written by a child process.
 
-verl dumps validation in a thread without a callback. So the page is started at the next hook: when the next batch is
-sampled (`PageWriter`), and for the last validation at the end of the run (`GalleryCallback`).
+verl dumps validation in a thread without a callback. So the page is started when the next batch is sampled
+(`PageWriter`), and for the last validation at the end of the run (`GalleryCallback`).
 
 The child is `visionr1 gallery`, at the lowest priority. Only one runs at a time: it holds a lock on a file while it
-lives. Training does not wait for it, and its failure does not affect the run; its output is in `gallery.log` beside the
-page.
+lives. Training does not wait for it, and its failure does not affect the run; its output is in `gallery.log`.
 """
 
 from __future__ import annotations
@@ -70,10 +69,6 @@ class PageWriter(Extension):
         self.child: subprocess.Popen[bytes] | None = None
 
     def after_sample(self, step: int) -> None:
-        """Look for the validation before this step."""
-        self.look()
-
-    def look(self) -> None:
         """Start a child if there is a new dump; fast, never raises."""
         try:
             self._look()
@@ -86,23 +81,22 @@ class PageWriter(Extension):
             return
         if self.child is not None and self.child.returncode:
             logger.warning("visionr1: gallery: exit code %s; see %s", self.child.returncode, self.folder / LOG)
-        self.child = None
-        dumps = dumps_of(self.folder)
-        if not dumps or dumps == self.shown or age_of(dumps) < SETTLED_SECONDS:
-            return
-        self.child = start(self.folder, self.config)
-        if self.child is not None:
-            self.shown = dumps
+        dumps, self.child = dumps_of(self.folder), None
+        if dumps and dumps != self.shown and age_of(dumps) >= SETTLED_SECONDS:
+            self.child = start(self.folder, self.config)
+            self.shown = dumps if self.child is not None else self.shown
 
 
 def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
     """Start a child that writes the page; None if another one is running."""
+    experiment = OmegaConf.select(config, "trainer.experiment_name") or "this run"
+    arguments = [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with (folder / LOG).open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", _CHILD, "gallery", *arguments_of(folder, config)],
+                [sys.executable, "-c", _CHILD, "gallery", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -115,26 +109,15 @@ def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
         os.close(lock)
 
 
-def arguments_of(folder: Path, config: DictConfig) -> list[str]:
-    """Arguments of `visionr1 gallery`: dumps, page and title; the run record has the reward settings."""
-    experiment = OmegaConf.select(config, "trainer.experiment_name") or "this run"
-    return [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
-
-
 class GalleryCallback(Callback):
     """Hydra callback in the process that the user started: the page of the last validation."""
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note the time; older dumps belong to another run."""
-        self.started = time.time()
-
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the page and wait for it, if the run has succeeded and the page lacks its last validation."""
-        if getattr(kwargs.get("job_return"), "status", None) != JobStatus.COMPLETED:
-            return
         folder = folder_of(config)
         dumps = dumps_of(folder) if folder is not None else ()
-        if folder is None or not dumps or age_of(dumps) > time.time() - self.started or _is_shown(folder, dumps):
+        is_done = getattr(kwargs.get("job_return"), "status", None) == JobStatus.COMPLETED
+        if folder is None or not dumps or not is_done or _is_shown(folder, dumps):
             return
         print(f"visionr1: {write(folder, config)}", flush=True)  # noqa: T201 - among the run's own lines
 
@@ -147,8 +130,7 @@ def _is_shown(folder: Path, dumps: Dumps) -> bool:
 
 def write(folder: Path, config: DictConfig, seconds: float = LAST_SECONDS) -> str:
     """Write the page and wait for it; returns the outcome in one line."""
-    end = time.monotonic() + seconds
-    child = start(folder, config)
+    end, child = time.monotonic() + seconds, start(folder, config)
     while child is None and time.monotonic() < end:
         time.sleep(0.2)
         child = start(folder, config)

@@ -1,9 +1,8 @@
 """Rewrite a checkpoint for another number of training workers: weights and optimizer, bit-exact.
 
-FSDP2 cuts each parameter, and its two moments in Adam, along the first dimension into one part a worker
-(`DTensor`, `Shard(0)`; torch.chunk's sizes, so the last parts may be smaller, or empty). Another number of workers
-needs other cuts, but no arithmetic. The parts are read through memory maps and cut for one new worker at a time, so
-memory use is about one new worker's part.
+FSDP2 cuts each parameter, and its two moments in Adam, along the first dimension into one part per worker, with
+torch.chunk's sizes. The parts are read through memory maps and cut for one new worker at a time, so memory use is about
+one new worker's part.
 
     weights, moments              cut again
     step count, learning rates    the same for every worker
@@ -30,20 +29,15 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.utils._pytree import tree_leaves, tree_map
 
 from verl_visionr1.files import atomic_write, write_whole
-from verl_visionr1.runtime.checkpoints import KINDS, ROLES, CheckpointError, complete_counts, shard_file, step_folder
+from verl_visionr1.runtime.checkpoints import KINDS, ROLES, CheckpointError, shard_file, step_folder, worker_counts
 
 
 @dataclass(frozen=True, slots=True)
 class Resharded:
-    """Result of resharding.
-
-    Attributes:
-        step: the checkpoint, `global_step_N`.
-        n_before: number of workers that wrote it.
-        n_workers: number of workers that can now also resume it.
-    """
+    """A checkpoint that `n_before` workers wrote, and that `n_workers` can now also resume."""
 
     step: Path
     n_before: int
@@ -112,7 +106,7 @@ def _written_by(folder: Path) -> tuple[int, dict[str, Any]]:
             "weights with `python -m verl.model_merger merge --backend fsdp` and start from them"
         )
     n_before = int(config["world_size"])
-    if n_before not in complete_counts(folder):
+    if worker_counts(folder).get(n_before, set()) < set(range(n_before)):
         raise CheckpointError(
             f"{folder}: parts of some of its {n_before} workers are missing; gather all in one folder"
         )
@@ -126,7 +120,8 @@ def _reshard_kind(folder: Path, new: Path, kind: str, workers: tuple[int, int], 
     if not all(file.is_file() for file in files):
         return
     old = [_read(file) for file in files]
-    device_type = next((tensor.device_mesh.device_type for tensor in _tensors(old[0])), "cpu")
+    sharded = [leaf for leaf in tree_leaves(old[0]) if isinstance(leaf, DTensor)]
+    device_type = sharded[0].device_mesh.device_type if sharded else "cpu"
     for rank in range(n_workers):
         if kind == "extra_state":
             part = _extra_state(old, rank)
@@ -170,30 +165,15 @@ def _extra_state(old: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
     return {key: value for key, value in old[0].items() if key != "rng"}
 
 
-def _tensors(tree: Any) -> Iterator[DTensor]:
-    """The sharded tensors of a state, in its order."""
-    if isinstance(tree, DTensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from _tensors(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _tensors(value)
-
-
 def _cut(old: Sequence[Any], mesh: DeviceMesh) -> Any:
     """The state of the current worker of `mesh`, from the states of all old workers."""
-    first = old[0]
-    if isinstance(first, DTensor):
-        return _cut_tensor(old, mesh)
-    if isinstance(first, dict):
-        return type(first)((key, _cut([state[key] for state in old], mesh)) for key in first)
-    if isinstance(first, list | tuple):
-        return type(first)(_cut(items, mesh) for items in zip(*old, strict=True))
-    if isinstance(first, torch.Tensor):
-        return first.clone()  # replicated on every worker; a copy, not the memory map
-    return first
+
+    def cut(first: Any, *others: Any) -> Any:
+        if isinstance(first, DTensor):
+            return _cut_tensor([first, *others], mesh)
+        return first.clone() if isinstance(first, torch.Tensor) else first  # a copy, not the memory map
+
+    return tree_map(cut, old[0], *old[1:])
 
 
 def _cut_tensor(old: Sequence[DTensor], mesh: DeviceMesh) -> DTensor:

@@ -1,9 +1,7 @@
 """Replace reward workers that die; meanwhile the others take over.
 
-verl starts `reward.num_workers` of them once and passes them to the agent-loop workers. When one dies, each rollout
-sent
-to it fails: one of 8 costs every eighth rollout for the rest of training, visible only in the log. A rule reward has no
-state, so any worker can score a rollout, also repeatedly.
+verl starts `reward.num_workers` of them once. When one dies, each rollout sent to it fails for the rest of training,
+visible only in the log. A rule reward has no state, so any worker can score a rollout, also repeatedly.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError
@@ -74,25 +73,17 @@ class RewardWorkers:
             return  # replaced for another rollout
         self.losses[place] += 1
         if self.losses[place] > MAX_LOSSES:
-            _say(f"visionr1: reward worker {place} died {MAX_LOSSES + 1} times; see its log")
-            raise RewardLostError(f"reward worker {place} died {MAX_LOSSES + 1} times")
-        _say(f"visionr1: lost reward worker {place}; starting a new one")
+            raise RewardLostError(f"reward worker {place} died {MAX_LOSSES + 1} times; see its log")
+        print(f"visionr1: lost reward worker {place}; starting a new one", file=sys.stderr, flush=True)  # noqa: T201
         self.workers[place] = self.make(f"reward_worker_{place}_again_{self.losses[place]}")
 
 
-class MakeRewardWorker:
-    """Makes verl's reward worker for a config; can be sent to other processes."""
+def make_reward_worker(config: Any, name: str) -> Any:
+    """verl's reward worker of that name, existing or new."""
+    import ray
+    from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    def __call__(self, name: str) -> Any:
-        """The worker of that name, existing or new."""
-        import ray
-        from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
-
-        options = ray.remote(RewardLoopWorker).options(name=name, get_if_exists=True)
-        return options.remote(self.config, None)
+    return ray.remote(RewardLoopWorker).options(name=name, get_if_exists=True).remote(config, None)
 
 
 class ReplaceWorkers(Extension):
@@ -102,8 +93,4 @@ class ReplaceWorkers(Extension):
         """Replace verl's handles with one object; with a reward model, which has state, keep verl's own."""
         if not workers or self.config.reward.reward_model.enable:
             return workers
-        return [RewardWorkers(workers, MakeRewardWorker(self.config))]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - Ray shows what an actor prints
+        return [RewardWorkers(workers, partial(make_reward_worker, self.config))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,56 +11,67 @@ from verl_visionr1.plugin.data_files import listed_files
 from verl_visionr1.plugin.delegation import OWN_MANAGERS
 from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
-from verl_visionr1.runtime.parts import loggers_of
+from verl_visionr1.runtime.parts import filter_metric, loggers_of
 from verl_visionr1.runtime.run_length import length_of
 from verl_visionr1.runtime.run_rows import facts_of, guess_family
-from verl_visionr1.schedule import Schedule, first_step, follow_model
+from verl_visionr1.schedule import first_step, follow_model
 
-_MEMORY = (
-    ("strategy", "actor_rollout_ref.actor.strategy"),
-    ("param_offload", "actor_rollout_ref.actor.fsdp_config.param_offload"),
-    ("optimizer_offload", "actor_rollout_ref.actor.fsdp_config.optimizer_offload"),
-    ("offload_policy", "actor_rollout_ref.actor.fsdp_config.offload_policy"),
-    ("gradient checkpointing", "actor_rollout_ref.model.enable_gradient_checkpointing"),
-    ("remove_padding", "actor_rollout_ref.model.use_remove_padding"),
-    ("fused_kernels", "actor_rollout_ref.model.use_fused_kernels"),
-    ("lora_rank", "actor_rollout_ref.model.lora_rank"),
-)
-_ENGINE = (
-    ("engine", "actor_rollout_ref.rollout.name"),
-    ("tensor parallel", "actor_rollout_ref.rollout.tensor_model_parallel_size"),
-    ("share of GPU memory", "actor_rollout_ref.rollout.gpu_memory_utilization"),
-    ("max_model_len", "actor_rollout_ref.rollout.max_model_len"),
-    ("freed while training", "actor_rollout_ref.rollout.free_cache_engine"),
-)
+_LINES = {
+    "a step": (
+        "{data.train_batch_size} prompts x {actor_rollout_ref.rollout.n} answers; update on "
+        "{actor_rollout_ref.actor.ppo_mini_batch_size} prompts at once; lr {actor_rollout_ref.actor.optim.lr}"
+    ),
+    "lengths": (
+        "prompt {data.max_prompt_length}, answer {data.max_response_length} tokens; temperature "
+        "{actor_rollout_ref.rollout.temperature}"
+    ),
+    "workers": (
+        "{trainer.nnodes} x {trainer.n_gpus_per_node} {trainer.device}; {actor_rollout_ref.rollout.agent.num_workers} "
+        "agent loops, {reward.num_workers} for rewards"
+    ),
+    "training": (
+        "strategy {actor_rollout_ref.actor.strategy}, "
+        "param_offload {actor_rollout_ref.actor.fsdp_config.param_offload}, "
+        "optimizer_offload {actor_rollout_ref.actor.fsdp_config.optimizer_offload}, "
+        "gradient checkpointing {actor_rollout_ref.model.enable_gradient_checkpointing}, "
+        "remove_padding {actor_rollout_ref.model.use_remove_padding}, lora_rank {actor_rollout_ref.model.lora_rank}"
+    ),
+    "generation": (
+        "engine {actor_rollout_ref.rollout.name}, "
+        "tensor parallel {actor_rollout_ref.rollout.tensor_model_parallel_size}, "
+        "share of GPU memory {actor_rollout_ref.rollout.gpu_memory_utilization}, "
+        "max_model_len {actor_rollout_ref.rollout.max_model_len}, "
+        "freed while training {actor_rollout_ref.rollout.free_cache_engine}"
+    ),
+    "written to": (
+        "checkpoints in {trainer.default_local_dir}; rollouts in {trainer.rollout_data_dir}; validation in "
+        "{trainer.validation_data_dir}"
+    ),
+}
+"""Label -> text, with keys of verl's config in braces."""
 
 
 def summary_of(config: DictConfig) -> Iterator[tuple[str, str]]:
     """(label, text) of what a config would train, in reading order."""
-    rollout, actor, data = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor, config.data
+    lines = {label: _filled(config, text) for label, text in _LINES.items()}
     yield "model", str(config.actor_rollout_ref.model.path)
-    yield "train data", _files(config, "data.train_files")
-    yield "val data", _files(config, "data.val_files")
+    for label, key in (("train data", "data.train_files"), ("val data", "data.val_files")):
+        facts = facts_of(config, key)
+        yield label, ", ".join(listed_files(config, key)) + ("" if facts is None else f" ({facts.n_rows} rows)")
     yield "steps", _steps(config)
-    yield (
-        "a step",
-        f"{data.train_batch_size} prompts x {rollout.n} answers = {_product(data.train_batch_size, rollout.n)}; "
-        f"update on {actor.ppo_mini_batch_size} prompts at once; lr {actor.optim.lr}",
-    )
-    yield (
-        "lengths",
-        f"prompt {data.max_prompt_length}, answer {data.max_response_length} tokens; temperature {rollout.temperature}",
-    )
-    yield (
-        "workers",
-        f"{config.trainer.nnodes} x {config.trainer.n_gpus_per_node} {config.trainer.device}; "
-        f"{rollout.agent.num_workers} agent loops, {config.reward.num_workers} for rewards",
-    )
+    yield from ((label, lines[label]) for label in ("a step", "lengths", "workers"))
     yield from _reward(config)
     yield "algorithm", _algorithm(config)
-    yield "training", _named(config, _MEMORY) + f"; {_micro(config)}"
-    yield "generation", _named(config, _ENGINE)
-    yield "written to", _written(config)
+    yield "training", f"{lines['training']}; {_micro(config)}"
+    yield "generation", lines["generation"]
+    yield "written to", f"{lines['written to']}; logged to {', '.join(map(str, loggers_of(config)))}"
+
+
+def _filled(config: DictConfig, text: str) -> str:
+    """A text with the values of its keys."""
+    pieces = text.split("{")
+    keyed = (piece.partition("}") for piece in pieces[1:])
+    return pieces[0] + "".join(f"{OmegaConf.select(config, key)}{rest}" for key, _, rest in keyed)
 
 
 def plan_of(config: DictConfig) -> Iterator[tuple[str, str]]:
@@ -75,83 +85,56 @@ def steps_of(config: DictConfig) -> int | None:
     return length_of(config).total_steps
 
 
-def _product(prompts: Any, answers: Any) -> Any:
-    return prompts * answers if isinstance(prompts, int) and isinstance(answers, int) else "?"
-
-
-def _files(config: DictConfig, key: str) -> str:
-    facts = facts_of(config, key)
-    return ", ".join(listed_files(config, key)) + ("" if facts is None else f" ({facts.n_rows} rows)")
-
-
 def _steps(config: DictConfig) -> str:
     trainer = config.trainer
-    often = [
-        f"{word} every {every}"
-        for word, every in (("validate", trainer.test_freq), ("save", trainer.save_freq))
-        if every > 0
-    ]
-    return "; ".join([length_of(config).describe(), *often, f"resume: {trainer.resume_mode}"])
+    often = {"validate": trainer.test_freq, "save": trainer.save_freq}
+    every = [f"{word} every {steps}" for word, steps in often.items() if steps > 0]
+    return "; ".join([length_of(config).describe(), *every, f"resume: {trainer.resume_mode}"])
 
 
 def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
+    settings = valid_settings(config)
     if config.reward.reward_manager.name not in OWN_MANAGERS:
         yield "reward", f"{config.reward.reward_manager.name} (verl's own)"
         return
-    settings = valid_settings(config)
     if settings is None:
         yield "reward", "invalid; see the problems"
         return
     for preset in settings.routing.presets:
-        yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
+        criteria = ", ".join(f"{name} x{weight:g}" for name, weight in preset.weights.items())
+        yield "reward", f"{preset.name}: {criteria}{_scored_rows(settings, preset)}"
     yield "thresholds", _schedule(config, settings)
     family = guess_family(config, settings)
     if settings.reward.schedule.follows_model and not settings.is_off:
         yield "", switch_words(family) if family is not None else "the model's family is read when the run starts"
-    frame = settings.frame if settings.frame != "auto" else _auto_frame(family)
+    frame = settings.frame
+    if frame == "auto":
+        unknown = "not known for this model" if family == "" else "read from the model's config.json at the start"
+        frame = f"{family} (auto, by the model)" if family else f"auto ({unknown})"
     yield "frame", f"{frame}; answers as {settings.reward.answer_format}"
 
 
-def _auto_frame(family: str | None) -> str:
-    """Describe frame=auto for a family; None: not known yet, "": without a known frame."""
-    if family is None:
-        return "auto (read from the model's config.json when the run starts)"
-    return f"{family} (auto, by the model)" if family else "auto (not known for this model; see the problems)"
-
-
-def _criteria(preset: Preset) -> str:
-    return ", ".join(f"{name} x{weight:g}" for name, weight in preset.weights.items())
-
-
-def _judges(settings: Settings, preset: Preset) -> str:
+def _scored_rows(settings: Settings, preset: Preset) -> str:
+    """The rows that routes choose for a preset."""
     routes = settings.routing
-    rules = [
-        f"{kind} {name}"
-        for kind, rule in (("task", routes.by_task), ("source", routes.by_source), ("value", routes.by_column))
-        for name, chosen in rule.items()
-        if chosen is preset
-    ]
+    by = {"task": routes.by_task, "source": routes.by_source, "value": routes.by_column}
+    rules = [f"{kind} {name}" for kind, rule in by.items() for name, chosen in rule.items() if chosen is preset]
     return f" (for {', '.join(rules)})" if rules else ""
 
 
 def _schedule(config: DictConfig, settings: Settings) -> str:
     schedule = follow_model(settings.reward.schedule, guess_family(config, settings) or "")
     if settings.is_off:
-        return f"no schedule: {_short(schedule, -1)}"
-    stages = [_short(schedule, i) for i in range(len(schedule.points))]
+        return f"no schedule: {short_thresholds(schedule.off)}"
+    stages = [short_thresholds(thresholds) for _, thresholds in schedule.points]
     if settings.gate is not None:
-        gate = settings.gate
-        return f"gated on {gate.metric}: {' then '.join(stages)} (match IoU / floor / full)"
+        return f"gated on {settings.gate.metric}: {' then '.join(stages)} (match IoU / floor / full)"
     length = length_of(config)
     total = settings.total_steps or length.total_steps
     starts = [_start(at, total, length.last_step) for at, _ in schedule.points]
     parts = [f"{stage} {start}" for stage, start in zip(stages, starts, strict=True)]
     moving = "" if schedule.interpolation == "step" else f", {schedule.interpolation} between"
     return f"{', '.join(parts)}{moving} (match IoU / floor / full)"
-
-
-def _short(schedule: Schedule, stage: int) -> str:
-    return short_thresholds(schedule.off if stage < 0 else schedule.points[stage][1])
 
 
 def _start(progress: float, total: int | None, last_step: int | None = None) -> str:
@@ -163,7 +146,7 @@ def _start(progress: float, total: int | None, last_step: int | None = None) -> 
     if progress == 1.0:
         return "never (it starts at the end)"
     if total is None:
-        return f"from {progress:.0%}".replace("%", " %")
+        return f"from {100 * progress:.0f} %"
     first = first_step(progress, total) if total > 0 else None
     is_reached = first is not None and (last_step is None or first <= last_step)
     return f"from step {first}" if is_reached else "not reached in this run"
@@ -171,41 +154,25 @@ def _start(progress: float, total: int | None, last_step: int | None = None) -> 
 
 def _algorithm(config: DictConfig) -> str:
     actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
-    kl = "no KL"
-    if actor.use_kl_loss:
-        kl = f"KL {actor.kl_loss_coef} ({actor.kl_loss_type}) in the loss"
+    kl = f"KL {actor.kl_loss_coef} ({actor.kl_loss_type}) in the loss" if actor.use_kl_loss else "no KL"
     if algorithm.use_kl_in_reward:
         kl += f", KL {algorithm.kl_ctrl.kl_coef} in the reward"
-    parts = [
-        str(algorithm.adv_estimator),
-        kl,
-        f"loss {actor.loss_agg_mode}",
-        f"clip {actor.clip_ratio_low}/{actor.clip_ratio_high}",
-    ]
-    if OmegaConf.select(config, "algorithm.filter_groups.enable"):
-        parts.append(f"groups with equal {algorithm.filter_groups.metric} are sampled again")
+    clip = f"clip {actor.clip_ratio_low}/{actor.clip_ratio_high}"
+    parts = [str(algorithm.adv_estimator), kl, f"loss {actor.loss_agg_mode}", clip]
+    if filter_metric(config):
+        parts.append(f"groups with equal {filter_metric(config)} are sampled again")
     return "; ".join(parts)
 
 
 def _micro(config: DictConfig) -> str:
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    if actor.use_dynamic_bsz:
-        tokens = actor.ppo_max_token_len_per_gpu, rollout.log_prob_max_token_len_per_gpu
-        return f"up to {tokens[0]} tokens at once (log-probs: {tokens[1]})"
-    answers = actor.ppo_micro_batch_size_per_gpu, rollout.log_prob_micro_batch_size_per_gpu
-    return f"{answers[0]} answers at once (log-probs: {answers[1]})"
-
-
-def _named(config: DictConfig, keys: tuple[tuple[str, str], ...]) -> str:
-    return ", ".join(f"{label} {OmegaConf.select(config, key)}" for label, key in keys)
-
-
-def _written(config: DictConfig) -> str:
-    trainer = config.trainer
-    parts = [f"checkpoints in {trainer.default_local_dir}", f"logged to {', '.join(map(str, loggers_of(config)))}"]
-    parts += [
-        f"{label} in {where}"
-        for label, where in (("rollouts", trainer.rollout_data_dir), ("validation", trainer.validation_data_dir))
-        if where
-    ]
-    return "; ".join(parts)
+    if config.actor_rollout_ref.actor.use_dynamic_bsz:
+        text = (
+            "up to {actor_rollout_ref.actor.ppo_max_token_len_per_gpu} tokens at once (log-probs: "
+            "{actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu})"
+        )
+    else:
+        text = (
+            "{actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu} answers at once (log-probs: "
+            "{actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu})"
+        )
+    return _filled(config, text)

@@ -9,7 +9,7 @@ verl 0.9.1 does not monitor its processes. A death may be noticed at once (a cal
     training worker, node      as above, depending on what ran on it
 
 `Watchdog` polls all of them from a thread of the trainer's process, and raises in the trainer when it next looks for
-rollouts; if the trainer hangs elsewhere, its process is ended. A restarted run resumes from its last checkpoint.
+rollouts; if the trainer hangs elsewhere, its process is ended.
 """
 
 from __future__ import annotations
@@ -43,13 +43,7 @@ class LostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """A process's answer to a poll.
-
-    Attributes:
-        address: address of its node.
-        pid: process id on that node.
-        is_sound: False for a vLLM server whose engine is dead.
-    """
+    """A process's answer to a poll; `is_sound` is false for a vLLM server whose engine is dead."""
 
     address: str
     pid: int
@@ -105,39 +99,19 @@ class Watchdog:
         self._stopped.set()
 
     def raise_if_lost(self, n_failed: int = 0) -> None:
-        """Raise if a process is lost; called by the trainer while it waits.
+        """Raise `LostError` if a process is lost; called by the trainer while it waits.
 
         Args:
             n_failed: prompts whose rollouts have failed; the first triggers a poll.
-
-        Raises:
-            LostError: a process is lost.
         """
-        first_failed, self._n_failed = n_failed > 0 and self._n_failed == 0, n_failed
-        if first_failed:
+        had_failed, self._n_failed = self._n_failed > 0, n_failed
+        if n_failed and not had_failed:
             self.insist()
         if self.lost:
             raise LostError(self.lost)
 
-    @contextmanager
-    def explaining(self) -> Iterator[None]:
-        """Context for verl's sampling: replaces its error about failed rollouts if a process is lost.
-
-        Raises:
-            LostError: a process is lost; otherwise verl's own error.
-        """
-        try:
-            yield
-        except RuntimeError:
-            self.insist()
-            raise
-
     def insist(self, seconds: float = 2.0) -> None:
-        """Poll for some seconds and raise if a process is lost; called by the trainer after a failure.
-
-        Raises:
-            LostError: a process is lost.
-        """
+        """Poll for some seconds and raise `LostError` if a process is lost; called by the trainer after a failure."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._poll_and_report()
@@ -194,41 +168,6 @@ class Watchdog:
                 os._exit(1)
 
 
-class Patience:
-    """Raises when nothing has changed for some time.
-
-    Args:
-        minutes: longest time without a change; None: no limit.
-        now: clock in seconds, with any zero.
-    """
-
-    def __init__(self, minutes: float | None, now: Callable[[], float] = time.monotonic) -> None:
-        self.minutes = minutes
-        self.now = now
-        self.seen: object = None
-        self.since = now()
-
-    def look(self, state: object) -> None:
-        """Note the current state.
-
-        Raises:
-            LostError: the state has not changed for too long.
-
-        >>> clock = iter([0, 0, 599, 601])
-        >>> patience = Patience(10, now=lambda: next(clock))
-        >>> patience.look("3 running"); patience.look("3 running")
-        >>> patience.look("3 running")
-        Traceback (most recent call last):
-        ...
-        verl_visionr1.runtime.watchdog.LostError: nothing has arrived for 10 minutes: 3 running
-        """
-        at = self.now()
-        if state != self.seen:
-            self.seen, self.since = state, at
-        elif self.minutes is not None and at - self.since > 60 * self.minutes:
-            raise LostError(f"nothing has arrived for {self.minutes:g} minutes: {state}")
-
-
 class ProcessWatch(Extension):
     """The watchdog of `+visionr1@_global_=watchdog`.
 
@@ -251,28 +190,33 @@ class ProcessWatch(Extension):
         self.stall_minutes = stall_minutes
         self.grace_seconds = grace_seconds
         self.watchdog: Watchdog | None = None
-        self.patience = Patience(stall_minutes)
+        self.seen, self.since = "", time.monotonic()
 
     def before_wait(self, trainer: Any) -> None:
         """Start the watchdog at the first wait; each wait has its own time limit."""
         if self.watchdog is None:
             self.watchdog = watching(trainer, self.grace_seconds)
-        self.patience = Patience(self.stall_minutes)
+        self.seen, self.since = "", time.monotonic()
 
     def while_waiting(self, n_failed: int, state: str) -> None:
         """Raise `LostError` if a process is lost, or nothing has arrived for too long."""
         if self.watchdog is not None:
             self.watchdog.raise_if_lost(n_failed)
-        self.patience.look(state)
+        now = time.monotonic()
+        if state != self.seen:
+            self.seen, self.since = state, now
+        elif self.stall_minutes is not None and now - self.since > 60 * self.stall_minutes:
+            raise LostError(f"nothing has arrived for {self.stall_minutes:g} minutes: {state}")
 
     @contextmanager
     def around_wait(self) -> Iterator[None]:
-        """See `Watchdog.explaining`."""
-        if self.watchdog is None:
+        """Replace verl's error about failed rollouts by `LostError` if a process is lost."""
+        try:
             yield
-            return
-        with self.watchdog.explaining():
-            yield
+        except RuntimeError:
+            if self.watchdog is not None:
+                self.watchdog.insist()
+            raise
 
 
 def watching(trainer: Any, grace_seconds: float = GRACE_SECONDS) -> Watchdog:
@@ -287,41 +231,26 @@ def watching(trainer: Any, grace_seconds: float = GRACE_SECONDS) -> Watchdog:
     return watchdog
 
 
+_GROUPS = {"actor_rollout_wg": "training worker", "critic_wg": "critic", "ref_policy_wg": "reference"}
+
+
 def actors_of(trainer: Any) -> dict[str, Any]:
-    """The processes that verl's trainer needs: name -> Ray handle.
-
-    Reward workers are not among them: they are replaced (`reward_workers`).
-    """
-    found: dict[str, Any] = {}
-    seen: set[Any] = set()
-    for name, actor in _named_actors(trainer):
-        key = actor._actor_id
-        if key not in seen:
-            seen.add(key)
-            found[name] = actor
-    return found
-
-
-def _named_actors(trainer: Any) -> Iterator[tuple[str, Any]]:
-    for group, name in (
-        ("actor_rollout_wg", "training worker"),
-        ("critic_wg", "critic"),
-        ("ref_policy_wg", "reference"),
-    ):
-        for rank, actor in enumerate(getattr(getattr(trainer, group, None), "workers", ())):
-            yield f"{name} {rank}", actor
-    for number, replica in enumerate(_replicas(trainer)):
+    """The processes that verl's trainer needs: name -> Ray handle; without reward workers, which are replaced."""
+    found = {
+        f"{name} {rank}": actor
+        for group, name in _GROUPS.items()
+        for rank, actor in enumerate(getattr(getattr(trainer, group, None), "workers", ()))
+    }
+    # "separate_async" also generates on servers of its own
+    managers = (trainer.llm_server_manager, getattr(trainer, "standalone_server_manager", None))
+    replicas = [replica for manager in managers if manager is not None for replica in manager.get_replicas()]
+    for number, replica in enumerate(replicas):
         for part, actor in enumerate(replica.servers):
-            yield f"vLLM server {number}" + (f".{part}" if part else ""), actor
+            found[f"vLLM server {number}" + (f".{part}" if part else "")] = actor
     for number, actor in enumerate(getattr(trainer.agent_loop_manager, "agent_loop_workers", ())):
-        yield f"agent-loop worker {number}", actor
-
-
-def _replicas(trainer: Any) -> Iterator[Any]:
-    """Replicas of all server managers: separate_async also generates on separate servers."""
-    for manager in (trainer.llm_server_manager, getattr(trainer, "standalone_server_manager", None)):
-        if manager is not None:
-            yield from manager.get_replicas()
+        found[f"agent-loop worker {number}"] = actor
+    names = {actor._actor_id: name for name, actor in reversed(found.items())}  # one name for each actor, the first
+    return {name: actor for name, actor in found.items() if names[actor._actor_id] == name}
 
 
 def _reason(message: str) -> str:
