@@ -156,7 +156,7 @@ def test_gallery_gives_what_the_run_gave(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["gallery", str(run), "--out", str(page), "--no-causes"])
     assert result.exit_code == 0, result.output
     assert '"differs":true' not in page.read_text()
-    assert '"response":""' in page.read_text(), "its commands need no options"
+    assert '"options":""' in page.read_text(), "its commands need no options"
 
 
 def test_eval_measures_the_last_validation(run: Path, tmp_path: Path) -> None:

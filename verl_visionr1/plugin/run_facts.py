@@ -141,13 +141,13 @@ def latest_step(folder: Path) -> Path | None:
 
 
 def resumed_from(config: DictConfig) -> Path | None:
-    """The checkpoint that verl's trainer resumes from; None for a fresh start."""
-    trainer = config.trainer
-    if OmegaConf.select(config, "trainer.resume_mode") == "auto":
-        return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
-    if OmegaConf.select(config, "trainer.resume_mode") == "resume_path" and trainer.resume_from_path:
-        return Path(str(trainer.resume_from_path)).absolute()
-    return None
+    """The checkpoint that verl's trainer resumes from, by verl's rule; None for a fresh start."""
+    mode, folder, path = (
+        OmegaConf.select(config, f"trainer.{key}") for key in ("resume_mode", "default_local_dir", "resume_from_path")
+    )
+    if mode == "auto" and folder:
+        return latest_step(Path(str(folder)).absolute())
+    return Path(str(path)).absolute() if mode == "resume_path" and path else None
 
 
 def first_step_of(config: DictConfig) -> int:
