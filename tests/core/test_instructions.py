@@ -1,4 +1,4 @@
-"""What each answer format asks for: tasks, names and descriptions."""
+"""What each answer format asks for: tasks, names and descriptions, and the wordings of papers and model cards."""
 
 from __future__ import annotations
 
@@ -45,6 +45,43 @@ def test_each_format_asks_for_the_tasks_it_can_answer(name: str) -> None:
         ask(ASKED[name].split()[0], "cup")
 
 
+WORDINGS = {
+    "Vision-R1, detection": (
+        ("qwen-json", "detection", ["cat", "dog"]),
+        "Locate every item from the category list in the image and output the coordinates in JSON format. The category "
+        "set includes cat, dog.",
+    ),
+    "Vision-R1, Griffon-G, detection": (
+        ("griffon", "detection", ["cat", "dog"]),
+        "Examine the image for any objects from the category set. Report the coordinates of each detected object. "
+        "The category set includes cat, dog.",
+    ),
+    "Vision-R1, Griffon-G, grounding": (
+        ("griffon", "grounding", ["the left cat"]),
+        "Can you point out the left cat in the image and provide the coordinates of its location?",
+    ),
+    "VLM-R1, REC": (
+        ("vlmr1-json", "grounding", ["the left cat"]),
+        "Please provide the bounding box coordinate of the region this sentence describes: the left cat. First output "
+        "the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags. "
+        "Output the final answer in JSON format.",
+    ),
+    "InternVL, REC": (
+        ("internvl", "grounding", ["the left cat"]),
+        "Please provide the bounding box coordinate of the region this sentence describes: <ref>the left cat</ref>",
+    ),
+    "InternVL, detection": (
+        ("internvl", "detection", ["cat", "dog"]),
+        "Please detect and label all objects of these categories in the following image and mark their positions: "
+        "<ref>cat</ref>, <ref>dog</ref>",
+    ),
+    "GLM, grounding": (
+        ("glm", "grounding", ["the left cat"]),
+        "Please pinpoint the bounding box [[x1,y1,x2,y2], ...] in the image as per the given description. the left cat",
+    ),
+    "PaliGemma": (("paligemma", "detection", ["cat", "dog"]), "detect cat ; dog"),
+    "Molmo": (("molmo-points", "pointing", ["the cats"]), "Point to the cats"),
+}
 DESCRIPTIONS = {
     **dict.fromkeys(("a man", "A man", "The dog", "an old car", "his left hand"), "an article or a pronoun first"),
     **dict.fromkeys(("two men", "2 men", "both dogs", "some water"), "a number or an amount first"),
@@ -87,6 +124,12 @@ def test_the_wording_of_descriptions() -> None:
     described = f'Count everything in the image that "a man" or "dog" describes {ending}'
     assert count("counting", ["a man", "dog"]) == described
     assert count("counting", ["man", "dog"]) == f"Count every man and every dog in the image {ending}"
+
+
+@pytest.mark.parametrize(("question", "expected"), WORDINGS.values(), ids=WORDINGS)
+def test_wordings_are_those_of_the_papers_and_model_cards(question: tuple, expected: str) -> None:
+    name, task, phrases = question
+    assert FORMATS[name].instruct(task, phrases) == expected
 
 
 def test_the_default_instruction_is_that_of_qwen_json() -> None:

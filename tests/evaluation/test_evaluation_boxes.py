@@ -97,8 +97,8 @@ def with_tokens(text: str, probabilities: dict[str, float], **fields: Any) -> Pr
     return asked(text, starts=tuple(range(len(text))), logprobs=tuple(logprobs), **fields)
 
 
-def confidence_of(prediction: Prediction, rule: Any) -> list[float]:
-    (read,) = read_all([prediction], EvaluationSettings())
+def confidence_of(prediction: Prediction, rule: Any, **options: Any) -> list[float]:
+    (read,) = read_all([prediction], EvaluationSettings(**options))
     return confidences(read, rule)
 
 
@@ -109,6 +109,14 @@ def test_confidence_rules() -> None:
     assert confidence_of(prediction, "constant") == [1.0, 1.0, 1.0]
     assert confidence_of(prediction, "order") == pytest.approx([1.0, 2 / 3, 1 / 3])
     assert confidence_of(prediction, "logprob") == pytest.approx([0.9, 0.5, 1.0])
+
+
+def test_tokens_that_overlap_a_place_count() -> None:
+    text = "[[10, 10, 110, 110]]"
+    tokens: dict[str, Any] = {"starts": (0, 4, 15, 20), "logprobs": (-1.0, -2.0, -3.0, -100.0)}
+    prediction = asked(text, task="grounding", categories=["cat"], **tokens)
+    options: dict[str, Any] = {"preset": "vlmr1-rec", "answer_format": "list"}
+    assert confidence_of(prediction, "logprob", **options) == pytest.approx([np.exp(-2.0)])
 
 
 def test_sure_boxes_rank_first() -> None:

@@ -256,6 +256,7 @@ def _text(exam: Exam) -> Iterator[Finding]:
     gain = gain_of(exam, replace(exam.answer, text=expected))
     if gain <= 0.0 or answered == expected or not answered.strip():
         return
-    is_within = words_of(expected).strip() and words_of(expected) in words_of(answered[:MAX_LOOKED_AT])
+    wanted, words = words_of(expected), words_of(answered[:MAX_LOOKED_AT])
+    is_within = wanted.strip() and wanted in words and wanted != words  # "12,5" has the words of 12.5, and no others
     cause, fix = ("answer among other words", "ask for the answer alone") if is_within else ("answer differs", LEARN)
     yield Finding(cause, f"{cause}: answer {quoted(answered)}, expected {quoted(expected)}", fix, gain)
