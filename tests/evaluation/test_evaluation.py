@@ -177,7 +177,9 @@ def test_rows_that_cannot_be_evaluated(rows: list[Prediction], message: str) -> 
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
+    "confidence": ({"confidence": "sure"}, EvaluationError, "confidence = 'sure'"),
     "family": ({"metrics": ("map",)}, EvaluationError, "metrics = 'map'"),
+    "resamples": ({"resamples": -1}, EvaluationError, "resamples = -1"),
     "frame": ({"frame": "pixels"}, FrameError, "frame = 'pixels'"),
     "preset": ({"preset": "best"}, RewardError, "preset = 'best'"),
     "route": ({"routes": {"counting": "visionr1"}}, RewardError, "routes.counting: visionr1 is for detection"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -51,6 +51,9 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         unreadable_count: an answer without a count is left out of MAE and RMSE or counts as 0; in accuracy it is
             always wrong.
         resamples: bootstrap resamples of images; 0 gives no intervals.
+
+    Raises:
+        EvaluationError: a word that is none of the choices, or a negative number.
     """
 
     frame: str = "original"
@@ -68,6 +71,14 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     strict_iou: bool = False
     unreadable_count: UnreadableCount = "exclude"
     resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(EvaluationSettings).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise EvaluationError(f"{name} = {value!r}: {needs_one_of(value, get_args(hint))}")
+        if self.resamples < 0:
+            raise EvaluationError(f"resamples = {self.resamples}: needs at least 0")
 
     def judging(self) -> Judging:
         """How answers are scored: as in training.
