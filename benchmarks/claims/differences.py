@@ -125,10 +125,11 @@ def _over_prompts(arm: str, baseline: str, metric: str, sets: Sets) -> Array:
     if metric in AP_METRICS:  # the draws of both used the same resamples
         drawn = np.mean(deltas, axis=0)
         return drawn - drawn.mean() + mean_of(arm, metric, sets) - mean_of(baseline, metric, sets)
-    rng = np.random.default_rng(SEED)
-    return np.mean([_resampled_means(delta, rng) for delta in deltas], axis=0)
+    return np.mean([_weights(i, len(delta)) @ delta for i, delta in enumerate(deltas)], axis=0)
 
 
-def _resampled_means(values: Array, rng: np.random.Generator) -> Array:
-    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
-    return weights @ values / len(values)
+@cache
+def _weights(number: int, n: int) -> Array:
+    """Return the weights of a set's n prompts in each resample, (RESAMPLES, n); the same for all pairs of arms."""
+    rng = np.random.default_rng([SEED, number])
+    return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
