@@ -16,9 +16,11 @@ from msgspec.structs import replace as changed_rules
 
 from verl_visionr1.alarms import (
     ALARMS,
+    TO_SIGMA,
     AlarmRules,
     AlarmState,
     Batch,
+    Track,
     advance,
     changes,
     reading,
@@ -216,6 +218,18 @@ def test_a_run_that_is_resumed_has_the_same_alarms(seed: int, history: Callable[
         assert resumed == whole
         if batch.step > 120:
             break
+
+
+def test_a_steady_drift_is_no_noise() -> None:
+    """Without any noise, a number that moves the same way each batch has as little as one that stands still."""
+    track = Track()
+    for step in range(100):
+        track = track.add(0.01 * step, 5)
+    seen = track.compare(5)
+    assert seen is not None
+    assert seen.error == pytest.approx(math.sqrt(2) * 0.02 / TO_SIGMA / math.sqrt(5))
+    spread = float(np.std([0.01 * step for step in range(100)]))
+    assert seen.error < spread / 20
 
 
 def test_a_fall_of_f1_is_seen_across_stages_and_a_reward_that_falls_with_it_is_no_alarm() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_visionr1 import Target
+from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds, precision, recall
@@ -164,6 +164,33 @@ def test_size_aware(side: float, overlap: float, r: float, p: float) -> None:
     answer = Answer(((0.0, 0.0, said, said),), ("cat",))
     assert recall_size_aware(answer, matching, ADVANCED, target, STEP) == pytest.approx(r)
     assert precision_size_aware(answer, matching, ADVANCED, target, STEP) == pytest.approx(p)
+
+
+THIN = Target(task="grounding", size_wh=(1920, 1080), boxes_xyxy=[[900, 100, 902, 900]], labels=["cat"])
+SAID = {
+    "the whole image": ((0, 0, 840, 476), 0.0),
+    "a column of five steps": ((392, 44, 397, 397), 0.0),
+    "the step in which it lies": ((394, 44, 395, 397), 1.0),
+    "two steps": ((393, 44, 395, 397), 1.0),
+    "another step": ((390, 44, 391, 397), 0.0),
+}
+
+
+@pytest.mark.parametrize(("box", "precise"), SAID.values(), ids=SAID)
+def test_a_target_thinner_than_a_step(box: tuple[int, int, int, int], precise: float) -> None:
+    """The frame's step is 2.29 pixels, the object 2 pixels wide."""
+    text = f'[{{"bbox_2d": {list(box)}, "label": "cat"}}]'
+    for progress in (0.0, 1.0):
+        judged = score(
+            text, THIN, preset="visionr1-size-aware", frame="qwen2.5-vl", processed_wh=(840, 476), progress=progress
+        )
+        assert (judged.metrics["recall"], judged.metrics["precision"]) == (precise, precise)
+
+
+def test_what_can_be_written_exactly_is_right_however_thin() -> None:
+    text = '[{"bbox_2d": [0.25, 0.25, 0.75, 0.75], "label": "cat"}]'
+    target = Target(task="grounding", size_wh=(100, 100), boxes_xyxy=[[0.25, 0.25, 0.75, 0.75]], labels=["cat"])
+    assert score(text, target, preset="visionr1-size-aware", progress=1.0).value == 1.0
 
 
 def test_v_triune_of_many_objects_is_not_the_format_alone() -> None:

@@ -72,6 +72,18 @@ def test_prose_before_is_named_and_costs_no_box(name: str, items: list) -> None:
         assert prosy.defects == (Defect.PROSE,)
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_places_beyond_the_bound_count_as_predictions(name: str) -> None:
+    n = MAX_BOXES + 5
+    text = WRITERS[name]([("a", [10, 20, 30, 40])] * n)
+    if len(text) > MAX_CHARS:
+        return
+    answer = PARSERS[name](text)
+    assert len(answer.boxes_xyxy or answer.points_xy) == len(answer.labels) == MAX_BOXES
+    assert answer.n_predicted == n
+    assert answer.defects == (Defect.TOO_MANY,)
+
+
 @pytest.mark.parametrize("name", ["qwen2-vl", "internvl", "glm", "list", "point", "paligemma", "molmo-points"])
 def test_very_many_places_are_counted_without_being_read(name: str) -> None:
     text = WRITERS[name]([("a", [1, 2, 3, 4])] * 20_000)[: MAX_CHARS - 100]

@@ -115,6 +115,12 @@ def test_a_repeated_corner_changes_nothing() -> None:
     assert area(mask) == 50.0
 
 
+def test_overlapping_polygons_are_one_mask() -> None:
+    mask = Mask(polygons=[SQUARE, SQUARE])
+    assert contains(mask, 5, 5)
+    assert contains_each(mask, ((5.0, 5.0),) * (FEW + 1)) == [True] * (FEW + 1)
+
+
 # --- twins -----------------------------------------------------------------------------------------------------------
 
 

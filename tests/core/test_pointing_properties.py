@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pointed import CAT_DOG, GRID, NOWHERE, WH, A, B, Criterion, boxes, points
+from pointed import CAT_DOG, GRID, NONE, NOWHERE, WH, A, B, Criterion, boxes, points
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer
@@ -164,6 +164,17 @@ def test_the_dense_preset_reports_the_hits() -> None:
     assert result.metrics["in_mask"] == result.metrics["accuracy"] == 1.0
     assert result.metrics["distance"] == pytest.approx((1 + math.exp(-0.5 * (40 / 50) ** 2)) / 2)
     assert result.value == pytest.approx(0.2 + 0.8 * result.metrics["distance"])
+
+
+@pytest.mark.parametrize("preset", ["pointing", "point-in-mask", "point-distance", "gui-click"])
+def test_images_without_the_object(preset: str) -> None:
+    point = {"gui-click": "[10, 20]"}.get(preset, said(((10, 20), "cat")))
+    assert score("[]", NONE, preset=preset).value == 1.0
+    assert score("None", NONE, preset=preset).value == 1.0
+    assert score(point, NONE, preset=preset).value == pytest.approx(0.2)
+    assert score("[[1, 2, 3, 4]]", NONE, preset=preset).metrics["accuracy"] < 1.0 or preset != "gui-click"
+    box = json.dumps([{"bbox_2d": [1, 2, 3, 4], "label": "cat"}])
+    assert score(box, NONE, preset=preset).metrics["accuracy"] == 0.0
 
 
 GUI = {

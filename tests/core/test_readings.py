@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,27 @@ def test_numbers_with_powers_and_fractions(said: str, gold: str, value: float) -
     assert text.number(Answer((), (), 0, (), text=said), Target(task="text", answer=gold)) == value
 
 
+@pytest.mark.parametrize("n", [257, 400, 512])
+def test_every_object_pointed_at_is_worth_everything(n: int) -> None:
+    points = [(float(i % 20 * 50), float(i // 20 * 35)) for i in range(n)]
+    random.Random(n).shuffle(points)
+    target = Target(task="pointing", size_wh=(1000, 1000), points_xy=points, labels=["dot"] * n)
+    written = json.dumps([{"point_2d": point, "label": "dot"} for point in sorted(points)])
+    assert score(written, target, frame="original").value == 1.0
+
+
+@pytest.mark.parametrize("language", ["", "json", "xml", "XML"])
+def test_a_fence_may_name_its_language(language: str) -> None:
+    written = f'```{language}\n<points x1="64" y1="48" alt="cat">cat</points>\n```'
+    assert PARSERS["molmo-points"](written).defects == ()
+
+
+@pytest.mark.parametrize("written", ["None", "none", "None.", "NONE"])
+def test_none_says_that_nothing_is_there(written: str) -> None:
+    nothing = Target(task="detection", size_wh=(10, 10), categories=["cat", "dog"])
+    assert score(written, nothing, frame="original").value == 1.0
+
+
 def test_equal_boxes_of_other_labels_in_any_order() -> None:
     preset = build_preset(PresetSettings(base="vlmr1-ovd", name="by-boxes", matching="class_agnostic"))
     boxes = [(20, 0, 30, 20), (0, 0, 30, 20)]
@@ -93,3 +115,9 @@ def test_reasoning_in_a_field_of_its_own_is_over() -> None:
     for is_opened in (True, False):
         found = score(answer_text([message]), SIGN, preset=GEMMA, frame="gemma", reasoning_opened=is_opened)
         assert found.value == 1.0
+
+
+def test_a_count_in_a_channel_is_none() -> None:
+    target = Target(task="counting", size_wh=(10, 10), count=7)
+    assert score("<|channel>thought\nthree and 4<channel|>7", target).value == 1.0
+    assert score("<|channel>thought\n3 left and 4 right, so 7. Wait", target).value == 0.0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from verl_visionr1 import RewardError, Target, score
+from verl_visionr1 import PRESETS, RewardError, Target, score
 from verl_visionr1.answers import FORMATS, PARSERS, Defect
 from verl_visionr1.answers.transcript import (
     _MARK,
@@ -27,6 +27,12 @@ from verl_visionr1.answers.transcript import (
 from verl_visionr1.answers.words import answer_in
 from verl_visionr1.cli import app
 from verl_visionr1.criteria import CRITERIA
+from verl_visionr1.evaluation.predictions import Prediction, uid_of
+from verl_visionr1.evaluation.reading import read_all
+from verl_visionr1.evaluation.settings import EvaluationSettings
+from verl_visionr1.frames import FRAMES
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Rollout
 
 CAT = '[{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
 TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -197,6 +203,43 @@ def test_the_commands_read_the_prompt_of_a_dump(tmp_path: Path, prompt: str, opt
     assert json.loads(explained.stdout)["value"] == pytest.approx(value)
     scored = CliRunner().invoke(app, ["score", str(dump), "--json", *options])
     assert json.loads(scored.stdout)["overall"]["reward"] == pytest.approx(value)
+
+
+UNFINISHED = {
+    "counting": (SEVEN, "I count 3 left and 4 right, so 7. Wait, let me check the", "7"),
+    "boxes": (TARGET, f"The cat: {CAT} but", CAT),
+    "boxes alone": (TARGET, CAT, CAT),
+    "points": (POINT, '[{"point_2d": [150, 150], "label": "cat"}] or', '[{"point_2d": [150, 150], "label": "cat"}]'),
+    "words": (DOG, "a dog", "a dog"),
+    "nothing there": (Target(task="detection", size_wh=(9, 9), categories=["cat"]), "[]", "[]"),
+}
+
+
+@pytest.mark.parametrize(("target", "text", "right"), UNFINISHED.values(), ids=UNFINISHED)
+def test_unfinished_reasoning_is_no_answer_in_score_and_dumps_and_eval(target: Target, text: str, right: str) -> None:
+    finished = f"{text}</think>\n{right}"
+    assert score(text, target, reasoning_opened=True).value == 0.0
+    assert score(finished, target, reasoning_opened=True).value == score(right, target).value == 1.0
+    for prompt, value in (("assistant\n<think>\n", 0.0), ("assistant\n", score(text, target).value)):
+        row = rollout(text, target, prompt)
+        judging = Judging(PRESETS["visionr1"], FRAMES["original"])
+        assert judging.score(row, judging.preset_for(row)).value == value
+        assert evaluated(text, target, prompt) == pytest.approx(value)
+
+
+def rollout(text: str, target: Target, prompt: str) -> Rollout:
+    return Rollout(
+        file="1.jsonl", number=1, completion=text, target=target, group=0, session=None, source="x", step=1, saved=None,
+        processed_wh=None, n_tokens=None, prompt=prompt,
+    )  # fmt: skip
+
+
+def evaluated(text: str, target: Target, prompt: str) -> float:
+    prediction = Prediction(
+        input=prompt, output=text, gts=target.to_json(), data_source="x", file="a", row=0, uid=uid_of("a", 0, 0)
+    )
+    (found,) = read_all([prediction], EvaluationSettings(stage="off"))
+    return found.score.value
 
 
 def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:

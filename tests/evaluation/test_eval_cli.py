@@ -133,6 +133,12 @@ def test_two_evaluations_side_by_side(tmp_path: Path) -> None:
     assert "cannot be read" in refused("--out", better, "--recompute", "--vs", tmp_path / "gone")
 
 
+def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
+    folder = answered(tmp_path / "a", [RIGHT, WRONG, WRONG])
+    assert visionr1("eval", "--out", folder, "--recompute", "--limit", 1)[0] == 0
+    assert json.loads((folder / "report.json").read_text())["training"]["toy"]["accuracy"] == 1.0
+
+
 def test_confidence_by_probability(tmp_path: Path) -> None:
     without = answered(tmp_path / "a", [RIGHT])
     assert "no log-probabilities" in refused(

@@ -14,7 +14,7 @@ from eval_command import RIGHT, WRONG, answered, refused, visionr1
 from scripted import TRUTH, made, prediction, row_of
 
 from verl_visionr1 import PRESETS
-from verl_visionr1.cli.judging import Options, judging_for
+from verl_visionr1.cli.judging import Options, evaluation_of, judging_for
 from verl_visionr1.evaluation.generation.records import Sampling, open_predictions
 from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.judging import Processing
@@ -80,7 +80,12 @@ def test_options_override_the_runs_own(
 
 @pytest.mark.parametrize(
     "words",
-    [("--n", 2), ("--logprobs",), ("--gpu-memory-utilization", 0.5), ("--format", "qwen-json")],
+    [
+        ("--n", 2),
+        ("--logprobs",),
+        ("--gpu-memory-utilization", 0.5),
+        ("--format", "qwen-json"),
+    ],
 )
 def test_options_of_generation_are_refused_for_a_run(words: tuple[Any, ...], tmp_path: Path) -> None:
     assert words[0] in refused(a_run(tmp_path / "run"), *words)
@@ -168,6 +173,12 @@ def test_the_budgets_of_an_evaluation_are_taken(tmp_path: Path) -> None:
     assert judging.processing == Processing(None, 3136, 100352)
     judging = judging_for([folder / "predictions.jsonl"], Options()).judging
     assert (judging.processing, judging.max_tokens) == (Processing(None, 3136, 50176), 77)
+
+
+def test_evaluations_that_differ_are_not_read_as_one(tmp_path: Path) -> None:
+    same, other = answered(tmp_path / "a", [RIGHT]), answered(tmp_path / "b", [RIGHT], model_type="qwen2_5_vl")
+    assert evaluation_of([same, same / "predictions.jsonl"]) is not None
+    assert evaluation_of([same, other]) is None
 
 
 def test_an_evaluation_is_measured_again_as_it_was(tmp_path: Path) -> None:

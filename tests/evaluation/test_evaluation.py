@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from answered import FEW, answers
+from answered import FEW, WH, answers
 from scipy import stats
 
 from verl_visionr1 import PRESETS, Target, score
@@ -20,6 +20,7 @@ from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSetting
 from verl_visionr1.frames import FrameError
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of
+from verl_visionr1.rollouts.judging import Processing
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,6 +153,28 @@ def test_means_are_those_of_the_rewards_own_road(preset: str) -> None:
     for key in ("iou_mean", "f1_50", "accuracy", "parsed", "n_predicted"):
         assert means[key] == pytest.approx(np.mean([one.metrics[key] for one in judged])), key
     assert means["acc"] == means["accuracy"]
+
+
+def test_no_resamples_give_no_intervals() -> None:
+    (section,) = evaluate(answers(0, 0.1), EvaluationSettings(resamples=0)).sections
+    assert {(found.low, found.high) for found in section.estimates.values()} == {(None, None)}
+    assert section.draws == {}
+
+
+def test_the_frame_and_the_stage_matter() -> None:
+    rows = answers(1, 0.05)
+    means = [
+        evaluate(rows, EvaluationSettings(resamples=0, **options)).training["coco"]
+        for options in ({}, {"stage": "off"}, {"frame": "qwen2.5-vl"}, {"frame": "qwen2-vl"})
+    ]
+    assert means[0]["reward"] != means[1]["reward"]
+    assert means[0]["f1_50"] == means[1]["f1_50"]
+    assert means[0]["iou_mean"] > means[2]["iou_mean"] > means[3]["iou_mean"]
+    fixed = EvaluationSettings(resamples=0, frame="qwen2.5-vl", processing=Processing(fixed_wh=WH))
+    assert evaluate(rows, msgspec.structs.replace(fixed, stage="off")).training["coco"] == means[1]
+    easier = evaluate(rows, fixed).training["coco"]
+    assert easier["reward"] > means[0]["reward"], "models of this family stay at the first stage by default"
+    assert easier["f1_50"] == means[0]["f1_50"]
 
 
 def test_samples_are_averaged_within_their_prompt_first() -> None:

@@ -203,3 +203,12 @@ def test_ties_of_images_are_the_mean_over_their_orders(seed: int) -> None:
     assert family.values["AP"][0] == pytest.approx(np.mean([stats[0] for stats in each]), abs=2 * spread)
     draws = family.resampled(np.ones((N_ORDERS, detections.n_images)))["AP"]
     assert draws[:: N_ORDERS // 10] == pytest.approx([stats[0] for stats in each], abs=1e-6), "each order is COCO's"
+
+
+@pytest.mark.parametrize("seed", [2])
+def test_the_order_of_rows_plays_no_part(seed: int) -> None:
+    detections = random_detections(seed)
+    shuffled = in_order(detections, np.random.default_rng(0).permutation(detections.n_images))
+    ours, others = (AveragePrecision(some, some.n_images).values for some in (detections, shuffled))
+    for name, (value, _) in ours.items():
+        assert others[name][0] == pytest.approx(value, abs=1e-9)

@@ -78,6 +78,12 @@ def test_an_answer_that_was_cut_off_counts_as_far_as_it_goes() -> None:
     assert (found["AP/cat"], found["AP/dog"], found["cut off"]) == (1.0, 0.0, 1.0)
 
 
+def test_at_the_threshold_is_right() -> None:
+    half = asked(said(([10.0, 10.0, 110.0, 60.0], "cat")), truth=((CAT, "cat"),), categories=["cat"])
+    found = numbers_of(half)
+    assert (found["AP50"], found["AP"], found["AP75"]) == (1.0, pytest.approx(0.1), 0.0)
+
+
 def test_a_row_that_asks_for_nothing_has_nothing_to_measure() -> None:
     assert numbers_of(asked(said((CAT, "cat")), categories=[]))["AP"] is None
 
@@ -135,6 +141,13 @@ def test_nms_ap_keeps_one_label_an_object() -> None:
     assert (found["AP"], found["NMS-AP"]) == (1.0, 1.0)
     assert (other["AP"], other["NMS-AP"]) == (1.0, 0.0), "the wrong label was said first"
     assert found["false alarms"] == other["false alarms"] == 1.0
+
+
+def test_nms_is_around_true_boxes() -> None:
+    text = said((ELSEWHERE, "cat"), (ELSEWHERE, "dog"), (CAT, "cat"), (CAT, "dog"), (DOG, "dog"))
+    reads = read_all([asked(text, truth=((CAT, "cat"), (DOG, "dog")))], EvaluationSettings())
+    kept = after_nms(detections_of(reads, [0], EvaluationSettings()))
+    assert kept.dt_xyxy.tolist() == [ELSEWHERE, ELSEWHERE, CAT, DOG]
 
 
 def test_nms_keeps_what_is_best_around_another_true_box() -> None:

@@ -71,6 +71,14 @@ def test_rec_is_what_a_hand_counts(options: dict[str, Any], at_50: int, at_75: i
     assert "GREC" not in found, "rows of one referent each"
 
 
+def test_first_and_last_differ() -> None:
+    rows = [row(0, said(BOX, OTHER), **cat(BOX)), row(1, said(OTHER, BOX), **cat(BOX)), row(2, said(BOX), **cat(BOX))]
+    ours = [
+        evaluate(rows, EvaluationSettings(resamples=0, which_box=which)).rows for which in ("first", "last", "only")
+    ]
+    assert [[one.measured["REC@50"] for one in some] for some in ours] == [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
+
+
 # --- any number of referents -----------------------------------------------------------------------------------------
 
 GREC = {
@@ -102,6 +110,15 @@ def test_grec_shares() -> None:
     assert numbers_of(silent, metrics=("grec",))["T-acc"] == 0.5
 
 
+def test_phrases_are_told_apart() -> None:
+    truth = {"boxes_xyxy": [BOX, OTHER], "labels": ["cat", "dog"], "categories": ["cat", "dog"]}
+    items = [{"bbox_2d": BOX, "label": "DOG"}, {"bbox_2d": OTHER, "label": "cat"}]
+    swapped = json.dumps(items)
+    items[0]["label"], items[1]["label"] = "cat", "dog"
+    assert numbers_of([row(0, swapped, **truth)], metrics=("grec",))["GREC"] == 0.0
+    assert numbers_of([row(0, json.dumps(items), **truth)], metrics=("grec",))["GREC"] == 1.0
+
+
 # --- negatives -------------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +146,12 @@ def test_counting_is_what_a_hand_counts() -> None:
     assert (found["bias"], found["readable"]) == (pytest.approx(4 / 6), pytest.approx(6 / 7))
     zero = numbers_of(count_rows(), unreadable_count="zero")
     assert (zero["accuracy"], zero["MAE"], zero["readable"]) == (3 / 7, pytest.approx(16 / 7), pytest.approx(6 / 7))
+
+
+def test_no_count_is_never_right() -> None:
+    rows = [row(0, "I cannot", "count", task="counting", count=0)]
+    assert numbers_of(rows, unreadable_count="zero")["accuracy"] == 0.0
+    assert numbers_of(rows)["MAE"] is None
 
 
 def test_a_list_of_boxes_is_a_count() -> None:
@@ -205,6 +228,14 @@ def test_places_of_equal_boxes_and_broken_text() -> None:
     assert [span and span.label and text[slice(*span.label)] for span in spans] == ["a", "b"]
     assert spans[0] is not None
     assert spans[0].box[0] > len(reasoning)
+
+
+def test_one_label_for_several_boxes() -> None:
+    text = FORMATS["internvl"].example
+    spans = box_spans(text, PARSERS["internvl"](text))
+    assert spans[0] is not None
+    assert spans[1] is not None
+    assert spans[0].label == spans[1].label
 
 
 def test_boxes_that_a_parser_read_elsewhere_are_found() -> None:
