@@ -83,7 +83,9 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
         yield item
     misfits = ledger.skipped[_MISFIT] - before
     if misfits > max(1, MOST_CLIPPED * (n_items + misfits)):
-        first = next(line for line in ledger.listed if line.startswith(path.name) and "--box-format" in line)
+        first = next(
+            (line for line in ledger.listed if line.startswith(path.name) and "--box-format" in line), path.name
+        )
         raise RowsError(f"{misfits} of {n_items + misfits} boxes: the file has another box format. The first: {first}")
 
 
