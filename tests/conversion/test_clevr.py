@@ -159,3 +159,10 @@ def test_clevr_70k_answer_that_is_no_count(source: Source, solution: str | None)
 def test_questions_have_no_points(source: Source) -> None:
     with pytest.raises(RowsError, match="--task"):
         source.rows_of(r1v(source, "<answer> 3 </answer>"), task="pointing")
+
+
+def test_path_that_leads_out_is_refused(source: Source) -> None:
+    path = source.folder / "superclevr.jsonl"
+    path.write_text('{"image_path": "../x.png", "question": "How many?", "ground_truth": 4}\n')
+    with pytest.raises(RowError, match=r"\.\."):
+        source.rows_of(path)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from coco_set import COLOURS, GREEN, NAME_OF, RED, WH, A, B, C, Dataset, many, measured
 from PIL import Image
+from pycocotools.coco import COCO
 from refused import mentions
 from scene_sets.base import exif, target
 from typer.testing import CliRunner
@@ -286,3 +287,22 @@ def test_same_input_same_bytes(data: Dataset, embed: bool) -> None:
     assert len(first) > 2
     for a, b in zip(first, second, strict=True):
         assert hashlib.sha256(a.read_bytes()).digest() == hashlib.sha256(b.read_bytes()).digest()
+
+
+def test_agrees_with_pycocotools(data: Dataset) -> None:
+    """An independent reader finds the same objects."""
+    many(data, 30)
+    found, _ = data.convert(task="detection", max_instances=100)
+    reference = COCO(str(data.folder / "instances.json"))
+    for row in found:
+        annotations = reference.loadAnns(reference.getAnnIds(imgIds=[int(row["extra_info"]["image_id"])]))
+        expected = [(*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]) for a in annotations]
+        assert list(target(row).boxes_xyxy) == expected
+        assert list(target(row).labels) == [NAME_OF[a["category_id"]] for a in annotations]
+
+
+def test_missing_exclusion_list_is_an_error(data: Dataset) -> None:
+    """Test images in the training set would be the result."""
+    data.image((RED, A))
+    with pytest.raises(RowsError, match=r"--exclude-image-ids .*ids\.txt: "):
+        data.convert(exclude_image_ids=data.folder / "ids.txt")

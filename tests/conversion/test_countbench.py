@@ -14,6 +14,7 @@ from PIL import Image
 from refused import bad_entry
 
 from verl_visionr1.conversion.datasets import countbench
+from verl_visionr1.files import RowsError
 from verl_visionr1.rows import read_rows, target_of
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -109,3 +110,11 @@ def test_bad_rows(source: Source, change: dict[str, Any], message: str) -> None:
     error, rows, _ = bad_entry(source.convert)
     assert message in str(error)
     assert len(rows) == 1
+
+
+def test_questions_must_be_as_many_as_the_rows(source: Source) -> None:
+    source.file(record(2, question=...), record(3, question=...))
+    path = source.questions("Two?")
+    with pytest.raises(RowsError) as caught:
+        source.convert(questions=path)
+    assert str(caught.value).startswith(f"{path}: 1 questions for 2 ")

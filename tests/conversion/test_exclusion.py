@@ -315,3 +315,12 @@ def test_numbers_of_one_set_mean_nothing_in_another() -> None:
     excluded = Exclusion(["vg:139"])
     assert not excluded.holds("139", "COCO_val2014_000000000139.jpg", ["coco:139"])
     assert excluded.holds("139", "139.jpg", ["vg:139"])
+
+
+def test_a_failure_leaves_the_old_list(tmp_path: Path) -> None:
+    built(tmp_path, refs_file(tmp_path))
+    before = (tmp_path / "list.txt").read_bytes()
+    with pytest.raises(RowsError, match=r"refs\(unc\)\.p: .*split tset.*train, val, testA, testB"):
+        built(tmp_path, tmp_path / "refs(unc).p", splits=("tset",))
+    assert (tmp_path / "list.txt").read_bytes() == before
+    assert not list(tmp_path.glob(".*partial*"))

@@ -169,3 +169,21 @@ def test_a_blank_caption_counts(data: Dataset) -> None:
     (data.entities / "UNRELATED_CAPTIONS").write_text(f"{ID} 3\n")
     found, _ = data.convert()
     assert list(found) == ["A man"]
+
+
+def test_ids_must_not_leave_the_folder(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    (data.entities / "train.txt").write_text("../../etc/passwd\n")
+    with pytest.raises(RowError, match=r"\.\."):
+        data.convert()
+
+
+@pytest.mark.parametrize("which", ["Sentences/36979.txt", "Annotations/36979.xml"])
+def test_a_missing_file_costs_only_its_image(data: Dataset, which: str) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7")
+    (data.entities / which).unlink()
+    error, found, _ = bad_entry(data.convert)
+    assert str(error).startswith(f"{data.entities}/{which}: ")
+    assert error.kind == "annotation file unreadable"
+    assert list(found) == ["A dog"]

@@ -175,3 +175,28 @@ def test_splits(source: Source) -> None:
     with pytest.raises(RowsError) as caught:
         source.convert(split="dev")
     assert mentions(caught.value, "--split dev: ", "train, val, test, val_coco, test_coco")
+
+
+def test_name_that_leads_out_is_refused(source: Source) -> None:
+    source.image("2.jpg")
+    (source.folder / "secret.jpg").write_bytes((source.images / "2.jpg").read_bytes())
+    source.splits["train"].append("../secret.jpg")
+    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg'"):
+        source.convert()
+    _, report = source.convert(on_error="skip")
+    assert report.ledger.notes["image that is in this split under another name"] == 0
+
+
+def test_images_384_high_need_no_ratio(source: Source) -> None:
+    entry = source.image("2.jpg")
+    for key in ("H", "W", "ratio_h", "ratio_w"):
+        del entry[key]
+    assert len(source.convert()[0]) == 1
+
+
+def test_images_of_another_height_need_their_ratio(source: Source) -> None:
+    source.image("2.jpg", size=(512, 385), H=770)
+    assert len(source.convert()[0]) == 1
+    source.entries["2.jpg"]["ratio_h"] = "half"
+    with pytest.raises(RowError, match="512 x 385"):
+        source.convert()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from refused import bad_entry, mentions
@@ -144,3 +145,16 @@ def test_pointing_keeps_the_masks(data: Dataset) -> None:
 def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
     path = data.add(*shapes)
     data.bad(f"{path}: {reason}")
+
+
+def test_masks_lie_on_their_pixels(data: Dataset) -> None:
+    data.add(shape(A))
+    (row,), _ = data.convert(task="pointing")
+    ys, xs = np.nonzero(np.asarray(opened(row))[:, :, 0] > 200)
+    assert (xs.min(), ys.min(), xs.max(), ys.max()) == boxes(row)[0]  # Pillow paints the far corner too, as cv2
+
+
+def test_a_garbled_json(data: Dataset) -> None:
+    path = data.add()
+    path.write_bytes(path.read_bytes()[:-4])
+    data.bad(f"{path}: Input data was truncated")

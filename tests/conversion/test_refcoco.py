@@ -13,9 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile import Hostile
+from PIL import Image
 from refused import bad_entry, mentions
 from scene_sets.base import pictures, rows_in, target
-from scene_sets.referring import ann_id_of, instances, python2_pickle, ref, save_train2014, write_jxu124, write_lmms_lab
+from scene_sets.referring import (
+    ann_id_of,
+    coco_name,
+    instances,
+    python2_pickle,
+    ref,
+    save_train2014,
+    write_jxu124,
+    write_lmms_lab,
+)
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.datasets import refcoco
@@ -310,3 +320,19 @@ def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
     assert refuses(data.folder / "cut.p", boxes, images, values=(f"{data.folder}/cut.p: ", "truncated"))
     (data.folder / "captions.json").write_text('{"captions": []}')
     assert refuses(refs, data.folder / "captions.json", images, values=(f"{data.folder}/captions.json: ", "`images`"))
+
+
+def test_images_of_another_size_are_refused(data: Dataset) -> None:
+    data.ref()
+    path = data.images / coco_name(data.pictures[0])
+    Image.new("RGB", (50, 50)).save(path, format="PNG")
+    with pytest.raises(RowError) as caught:
+        data.convert()
+    assert mentions(caught.value, (160, 120), (50, 50))
+
+
+def test_ids_that_are_there_twice(data: Dataset) -> None:
+    data.ref()
+    data.instances["annotations"].append(data.instances["annotations"][0])
+    with pytest.raises(RowsError, match=r"instances: .*twice"):
+        data.convert()

@@ -143,3 +143,8 @@ def test_bad_rows(what: str, tmp_path: Path) -> None:
     assert str(error).startswith("a.parquet: row 1")
     assert re.search(message, str(error))
     assert len(found) == 1
+
+
+def test_num_instances_is_checked(tmp_path: Path) -> None:
+    _, report = convert(tmp_path, row(tmp_path, num_instances=7))
+    assert report.ledger.notes["num_instances differs from the number of boxes: boxes used"] == 1

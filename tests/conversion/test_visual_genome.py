@@ -12,7 +12,7 @@ from refused import bad_entry, mentions
 from scene_sets.base import rows_in, target
 
 from verl_visionr1.conversion.datasets import visual_genome
-from verl_visionr1.files import RowsError
+from verl_visionr1.files import RowError, RowsError
 
 WH = (160, 96)
 URL = "https://cs.stanford.edu/people/rak248"
@@ -175,3 +175,12 @@ def test_or_merged_into_one_row(data: Dataset) -> None:
     assert phrases(found) == ["a window", "a door"]
     assert target(found[0]).boxes_xyxy == (A_XYXY, B_XYXY)
     assert json.loads(found[0]["extra_info"]["source_ann"]) == {"region_ids": [1000, 1002]}
+
+
+def test_cocos_copy_of_an_image_is_refused(data: Dataset) -> None:
+    """Visual Genome's boxes are in its own resolution."""
+    number = data.image(("one", A), coco_id=139, width=800, height=480)
+    with pytest.raises(RowError) as caught:
+        data.convert()
+    place = f"region_descriptions.json: entry 0 (image {number}): region 1000 'one': "
+    assert mentions(caught.value, place, (800, 480), (160, 96))

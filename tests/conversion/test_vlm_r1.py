@@ -286,3 +286,8 @@ def test_descriptions_with_commas_keep_the_question(tmp_path: Path) -> None:
     (found,), _ = convert(tmp_path, talk(VLM_OVD.format("a dog, not on a leash, a cat"), answer))
     assert target(found).labels == ("a dog, not on a leash",)
     assert prompt(found).startswith("Please carefully check the image and detect the following objects: a dog, not")
+
+
+def test_rows_without_an_image_are_left_out(tmp_path: Path) -> None:
+    _, report = convert(tmp_path, talk("What?", "A"), {**talk("1 + 1?", 2), "image": None}, {"conversations": []})
+    assert report.ledger.left_out == {"row without an image": 2}

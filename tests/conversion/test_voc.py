@@ -290,3 +290,10 @@ def test_a_zero_in_one_based_xml_is_noted(kit: Devkit) -> None:
     assert truth.boxes_xyxy == ((0, 0, 9, 9), (0, 16, 48, 40))
     (note,) = [note for note in +report.ledger.notes if "--zero-based" in note]
     assert report.ledger.notes[note] == 1
+
+
+def test_list_of_one_category(kit: Devkit) -> None:
+    kit.add("a", voc_object("red box", A_VOC))
+    kit.lists(red_train=["a  1", "b -1"])
+    path = kit.root / "ImageSets" / "Main" / "red_train.txt"
+    assert kit.bad(image_list=path).startswith(f"{path}: 'a  1': ")

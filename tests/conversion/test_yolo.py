@@ -338,3 +338,13 @@ def test_names_with_gaps_repeats_and_numbers(data: Folder) -> None:
     (truth,), _ = data.convert()
     assert truth.labels == ("red box", "red box", "12")
     assert truth.categories == ("red box", "12")
+
+
+def test_label_file_that_is_no_text(data: Folder) -> None:
+    path = data.add("images/train/a", labels=False)
+    data.add("images/train/b", A)
+    (data.root / "labels/train/a.txt").write_bytes(b"\xff\xfe0 0.5")
+    assert mentions(data.bad(), "labels/train/a.txt: ", "utf-8")
+    _, report = data.convert(on_error="skip", min_instances=0)
+    assert str(path) not in [row["images"][0] for row in rows_in(report)], "nobody knows what is in it"
+    assert report.ledger.skipped == {"label file unreadable": 1}

@@ -29,6 +29,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource, checked_format
 from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
@@ -38,6 +39,8 @@ from verl_visionr1.conversion.sources import read_json, read_records
 from verl_visionr1.conversion.values import is_numbers, numbers_of, record_of, size_of, text_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
+
+_MISFIT = "box in another format than its file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,19 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
             yield part, {**element, **inherited} if isinstance(element, dict) else element
 
 
+def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
+    n_items, before = 0, ledger.skipped[_MISFIT]
+    for item in ledger.each(_items, ((where, record, options) for where, record in _entries(path))):
+        n_items += 1
+        yield item
+    misfits = ledger.skipped[_MISFIT] - before
+    if misfits > max(1, MOST_CLIPPED * (n_items + misfits)):
+        first = next(
+            (line for line in ledger.listed if line.startswith(path.name) and "--box-format" in line), path.name
+        )
+        raise RowsError(f"{misfits} of {n_items + misfits} boxes: the file has another box format. The first: {first}")
+
+
 def _items(where: str, record: Any, options: Options) -> Iterator[Item]:
     record = record_of(record, where)
     if "gt_bbox" in record:
@@ -81,6 +97,10 @@ def _items(where: str, record: Any, options: Options) -> Iterator[Item]:
     instruction = text_of(record, ["instruction"], where)
     written = options.convention(options.box_format or _format_by_keys(where, record))
     numbers = numbers_of(record.get("bbox"), 4, where)
+    if written.unit == "pixels" and max(numbers) <= 1:
+        reason = f"all numbers are within 0-1, but boxes are {written.name}"
+        advice = "correct it; if the whole file has fractions, give --box-format xyxy-norm1"
+        raise RowError(_MISFIT, f"{where}: box {numbers}: {reason}; {advice}")
     file_name = record.get("img_filename") or record.get("file_name") or ""
     verb = "Click on" if options.task == "pointing" else "Locate"
     yield Item(
@@ -129,5 +149,5 @@ def convert(annotations: Annotated[list[Path], "json or parquet files."], option
     """The rows of annotation files."""
     if options.images_dir is not None:
         require_images(options.images_dir, "--images-dir")
-    entries = ((where, record, options) for path in annotations for where, record in _entries(path))
-    return Reading(items=ledger.each(_items, entries), files=annotations)
+    items = (item for path in annotations for item in _items_of(path, options, ledger))
+    return Reading(items=items, files=annotations)
