@@ -35,6 +35,10 @@ UNREADABLE = {  # rows -> what is said of the file
     "no prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": None}], "row 1: its prompt is None: verl needs a list"),
     "an empty prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": []}], "row 1: its prompt is []: verl needs a list"),
     "a text as prompt": ([{**GOOD_ROW, "prompt": "<image>Where?"}], "column prompt has string: verl needs a list"),
+    "messages without content": (
+        [{**GOOD_ROW, "images": None, "prompt": [{"from": "human", "value": "Where?"}]}],
+        "column prompt has list<",
+    ),
     "a text as images": ([{**GOOD_ROW, "images": "a.png"}], "column images has string: verl needs a list of images"),
     "bare bytes": ([{**GOOD_ROW, "images": [b"x"]}], "column images has lists of binary"),
     "records of paths": ([{**GOOD_ROW, "images": [{"path": "a.png"}]}], "column images has lists of struct<path"),
@@ -48,6 +52,7 @@ READABLE = {
     "one with, one without": [GOOD_ROW, {**NOBODY, "images": None}],
     "a video": [{**NOBODY, "images": None, "videos": ["a.mp4"], "prompt": [{"role": "user", "content": "<video>?"}]}],
     "parts": [{**NOBODY, "images": None, "prompt": [{"role": "user", "content": [{"type": "image", "image": "a"}]}]}],
+    "parts of text": [{**NOBODY, "images": None, "prompt": [{"role": "user", "content": ["Where?"]}]}],
 }
 
 
