@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 from run_configs import config_of, row
 
+from verl_visionr1.plugin.preflight import reward_problems
 from verl_visionr1.runtime import run_rows
 
 pytestmark = pytest.mark.verl
@@ -78,3 +80,13 @@ def test_another_budget_of_pixels_is_not_guessed(tmp_path: Path) -> None:
     size = "data.mm_processor_kwargs.size.longest_edge=200704"
     assert unreadable(tmp_path, [row((1000, 1000))], size) == []
     assert len(unreadable(tmp_path, [row((1000, 1000))])) == 1
+
+
+def test_a_config_without_keys_has_those_of_verl(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([row()]), tmp_path / "rows.parquet")
+    config = config_of(f"data.train_files={tmp_path}/rows.parquet")
+    for key in ("image_key", "filter_overlong_prompts"):
+        del config.data[key]
+    OmegaConf.set_struct(config, True)
+    assert run_rows.row_problems(config) == run_rows.row_notes(config) == []
+    assert not any("no column" in problem for problem in reward_problems(config))
