@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 from run_configs import config_of, row
 
+from verl_visionr1.plugin.preflight import reward_problems
 from verl_visionr1.runtime import run_rows
 
 pytestmark = pytest.mark.verl
@@ -35,6 +37,10 @@ UNREADABLE = {  # rows -> what is said of the file
     "no prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": None}], "row 1: its prompt is None: verl needs a list"),
     "an empty prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": []}], "row 1: its prompt is []: verl needs a list"),
     "a text as prompt": ([{**GOOD_ROW, "prompt": "<image>Where?"}], "column prompt has string: verl needs a list"),
+    "messages without content": (
+        [{**GOOD_ROW, "images": None, "prompt": [{"from": "human", "value": "Where?"}]}],
+        "column prompt has list<",
+    ),
     "a text as images": ([{**GOOD_ROW, "images": "a.png"}], "column images has string: verl needs a list of images"),
     "bare bytes": ([{**GOOD_ROW, "images": [b"x"]}], "column images has lists of binary"),
     "records of paths": ([{**GOOD_ROW, "images": [{"path": "a.png"}]}], "column images has lists of struct<path"),
@@ -48,6 +54,7 @@ READABLE = {
     "one with, one without": [GOOD_ROW, {**NOBODY, "images": None}],
     "a video": [{**NOBODY, "images": None, "videos": ["a.mp4"], "prompt": [{"role": "user", "content": "<video>?"}]}],
     "parts": [{**NOBODY, "images": None, "prompt": [{"role": "user", "content": [{"type": "image", "image": "a"}]}]}],
+    "parts of text": [{**NOBODY, "images": None, "prompt": [{"role": "user", "content": ["Where?"]}]}],
 }
 
 
@@ -73,3 +80,13 @@ def test_another_budget_of_pixels_is_not_guessed(tmp_path: Path) -> None:
     size = "data.mm_processor_kwargs.size.longest_edge=200704"
     assert unreadable(tmp_path, [row((1000, 1000))], size) == []
     assert len(unreadable(tmp_path, [row((1000, 1000))])) == 1
+
+
+def test_a_config_without_keys_has_those_of_verl(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([row()]), tmp_path / "rows.parquet")
+    config = config_of(f"data.train_files={tmp_path}/rows.parquet")
+    for key in ("image_key", "filter_overlong_prompts"):
+        del config.data[key]
+    OmegaConf.set_struct(config, True)
+    assert run_rows.row_problems(config) == run_rows.row_notes(config) == []
+    assert not any("no column" in problem for problem in reward_problems(config))

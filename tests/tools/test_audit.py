@@ -237,6 +237,13 @@ def test_json_is_json_whatever_the_code_prints() -> None:
     assert found["no-eval"]["verdict"] == "ok"
 
 
+def test_rewards_that_are_no_numbers_are_null_in_json(tmp_path: Path) -> None:
+    (tmp_path / "nothing.py").write_text("def nothing(completion, target):\n    raise KeyError\n")
+    result = command(f"{tmp_path}/nothing.py:nothing", "--quick", "--scene", "one", "--json")
+    (task,) = json.loads(result.stdout, parse_constant=pytest.fail)["tasks"]
+    assert (result.exit_code, task["lowest"], task["highest"]) == (1, None, None)
+
+
 USAGE = {
     "no such preset": (["visionr2"], "preset = 'visionr2'"),
     "no such module": (["no_such_package:f"], "cannot be imported"),

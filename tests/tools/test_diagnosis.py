@@ -68,6 +68,7 @@ FAILURES = {  # the answer -> how the cause begins
         "malformed: Pyt",
     ),
     "comma too many": (PERFECT.replace("}]", "},]"), "malformed: Python, not JSON"),
+    "typographic quotes": (PERFECT.replace('"', "\u201d"), "malformed: typographic quotes"),
     "bare keys": (PERFECT.replace('"bbox_2d"', "bbox_2d").replace('"label"', "label"), "malformed: '[{bbox_2d: "),
     "over the edge": (
         said((CAT, "cat"), ((1200, 500, 1800, 1260), "dog")),
@@ -184,6 +185,8 @@ OTHERS = {
     "count reasoned": ("<think>There are 5</think>", of(5), "counting", "only in the reasoning"),
     "count in prose": ("There are 5 cats.", of(5), "counting", "prose around"),
     "count, with boxes": (PERFECT, of(2), "counting", "boxes instead of a number"),
+    "count, with a bare box": ("[1, 2, 3, 4]", of(1), "counting", "boxes instead of a number"),
+    "two counts": ("3 or 4", of(3), "counting", "no count: the answer has no number, several different ones"),
     "count, with points": ('[{"point_2d": [1, 2]}]', of(1), "counting", "points instead of a number"),
     "decimal comma": ("12,5", of("12.5"), "number", "answer differs: answer '12,5', expected '12.5'"),
     "list, with a number": ("2", of(2), "counting-list", "no list: the answer is prose or a single value: '2'"),

@@ -131,7 +131,8 @@ def test_a_line_of_a_dump(tmp_path: Path) -> None:
         (4, "visionr1 doctor"),
         (5, "verl's own reward"),
         (7, "line 7: gts is null"),
-        (9, "row 9 not found"),
+        (6, "row 6 not found (it has no answer;"),
+        (9, "row 9 not found (the last is 8;"),
     ):
         failed = run(file, "--row", row)
         assert (failed.exit_code, words in failed.output) == (2, True), failed.output

@@ -57,7 +57,8 @@ def audit(
     except (AuditError, ValueError) as error:  # RewardError and FunctionError are ValueErrors
         raise stop("audit", error) from None
     if as_json:
-        typer.echo(json.dumps(msgspec.to_builtins(report), indent=1))
+        plain = json.dumps(msgspec.to_builtins(report))
+        typer.echo(json.dumps(json.loads(plain, parse_constant=lambda _: None), indent=1))  # JSON has no NaN
     else:
         _show(report, Console())
     if report.failed:

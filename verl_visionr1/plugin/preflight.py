@@ -74,7 +74,7 @@ def reward_problems(config: DictConfig, *, skip_missing: bool = False) -> list[s
 def data_problems(config: DictConfig, settings: Settings, *, skip_missing: bool = False) -> list[str]:
     """Rows that the reward cannot score, agent loops whose turns it cannot distinguish, files that verl cannot read."""
     problems = delegation.delegation_problems(config, settings)
-    image_key = str(OmegaConf.select(config, "data.image_key"))
+    image_key = str(OmegaConf.select(config, "data.image_key") or "images")
     loops: set[str] = set()
     for key in DATA_KEYS:
         others = [file for file in listed_files(config, key) if not file.endswith(READ_BY_VERL)]

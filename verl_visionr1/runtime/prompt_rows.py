@@ -115,12 +115,17 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
+def _is_conversation(kind: pa.DataType) -> bool:
+    if not _is_list(kind) or not pa.types.is_struct(kind.value_type):
+        return False
+    return kind.value_type.get_field_index("content") >= 0
+
+
 def _column_problem(schema: pa.Schema, prompt_key: str, image_key: str) -> str:
     """Why verl cannot read the columns of prompts and images; "" if it can, or if one is missing."""
     kinds = {key: schema.field(key).type for key in (prompt_key, image_key) if key in schema.names}
     prompt, images = kinds.get(prompt_key), kinds.get(image_key)
-    is_conversation = _is_list(prompt) and pa.types.is_struct(prompt.value_type) if prompt is not None else True
-    if not is_conversation:
+    if prompt is not None and not _is_conversation(prompt):
         return f"column {prompt_key} has {prompt}: verl needs a list of messages with role and content"
     is_decoded = b"huggingface" in (schema.metadata or {})  # `datasets` may decode it
     if images is None or is_decoded or pa.types.is_null(images):
@@ -157,8 +162,9 @@ def _prompt(messages: object) -> tuple[str, int]:
             texts.append(content.replace(MARK, ""))
             n_images += content.count(MARK)
         for part in content if isinstance(content, list) else ():
-            texts.append(str(part.get("text") or ""))
-            n_images += part.get("type") == "image"
+            if isinstance(part, Mapping):
+                texts.append(str(part.get("text") or ""))
+                n_images += part.get("type") == "image"
     return "\n".join(texts), n_images
 
 

@@ -90,7 +90,7 @@ def _trained_rows(config: DictConfig) -> int | None:
     facts = facts_of(config, "data.train_files")
     if facts is None:
         return None
-    kept = facts.n_rows - (facts.n_overlong if config.data.filter_overlong_prompts else 0)
+    kept = facts.n_rows - (facts.n_overlong if OmegaConf.select(config, "data.filter_overlong_prompts") else 0)
     most = OmegaConf.select(config, "data.train_max_samples")
     return min(kept, most) if isinstance(most, int) and most > 0 else kept
 

@@ -51,7 +51,9 @@ def _facts_by_file(config: DictConfig, key: str) -> dict[Path, RowFacts]:
     """The facts of each readable local file."""
     how = Reading(
         prompt_key=str(OmegaConf.select(config, "data.prompt_key") or "prompt"),
-        media=tuple(str(OmegaConf.select(config, f"data.{kind}_key")) for kind in ("image", "video", "audio")),
+        media=tuple(
+            str(OmegaConf.select(config, f"data.{kind}_key") or f"{kind}s") for kind in ("image", "video", "audio")
+        ),
         processor=processor_of(config),
         longest=int(OmegaConf.select(config, "data.max_prompt_length") or 0),
         allowed=images_allowed(config),
@@ -148,7 +150,7 @@ def row_notes(config: DictConfig) -> list[str]:
     """Notes on rows that a run drops."""
     notes: list[str] = []
     fate = "verl drops their answers; set data.filter_overlong_prompts=true, or raise data.max_prompt_length"
-    if config.data.filter_overlong_prompts:
+    if OmegaConf.select(config, "data.filter_overlong_prompts"):
         fate = "data.filter_overlong_prompts leaves them out"
     for key in DATA_KEYS:
         facts = facts_of(config, key)

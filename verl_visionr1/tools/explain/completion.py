@@ -9,10 +9,11 @@ from types import MappingProxyType
 import msgspec
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.columns import Columns, question_at, require_row
-from verl_visionr1.rollouts.dumps import rollout_files
+from verl_visionr1.rollouts.dumps import rollout_files, rows_of
 from verl_visionr1.rollouts.places import dumps_of
-from verl_visionr1.rollouts.records import Counts, Rollout, image_name, read_rollouts
+from verl_visionr1.rollouts.records import ROUTE, Counts, Rollout, image_name, read_rollouts
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.explain.diagnosis.lists import decode_json
 
@@ -94,8 +95,14 @@ def rollout_at(
             )
     hint = "it has no answer" if last > row else f"the last is {last}"
     hint += "; lines count from 1, rows of .parquet from 0"
-    hint = "an earlier output of a trajectory is not scored" if counts.n_earlier else hint
-    raise RowsError(f"{file}: row {row} not found ({counts.describe_delegated() if counts.n_delegated else hint})")
+    hint = "an earlier output of a trajectory is not scored" if counts.n_earlier and last > row else hint
+    if counts.n_delegated and any(number == row and _is_delegated(it) for number, it in rows_of(file, {ROUTE})):
+        hint = counts.describe_delegated()
+    raise RowsError(f"{file}: row {row} not found ({hint})")
+
+
+def _is_delegated(row: object) -> bool:
+    return isinstance(row, dict) and row.get(ROUTE) == DELEGATED
 
 
 def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:

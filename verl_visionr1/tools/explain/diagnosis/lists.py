@@ -22,6 +22,7 @@ MAX_LITERAL = 20_000
 MAX_LISTS = 20
 """Most lists of one answer that are checked."""
 _FENCE = "```"
+_TYPOGRAPHIC = str.maketrans("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb", '"""\'\'""')
 
 
 def several_lists(exam: Exam) -> tuple[Exam, list[Finding]]:
@@ -80,20 +81,25 @@ def _outer_lists(text: str) -> Iterator[tuple[int, int]]:
 
 
 def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """Find a list in Python's syntax; returns the examination with it as JSON, and the finding."""
+    """Find a list in Python's syntax or with typographic quotes; returns it as JSON, examined, and the finding."""
     spans = _lists(exam)
     if not spans or not (exam.answer.defects or exam.answer.n_dropped):
         return exam, []
     start, end = spans[0]
     text = exam.completion[start:end]
-    repaired = _as_json(text) if decode_json(text) is None else None
+    if decode_json(text) is not None:
+        return exam, []
+    repaired, why = _as_json(text), "Python, not JSON (single quotes, None, a trailing comma)"
+    if repaired is None:
+        straight, why = text.translate(_TYPOGRAPHIC), "typographic quotes; JSON needs straight ones"
+        repaired = _as_json(straight) if decode_json(straight) is None else straight
     if repaired is None:
         return exam, []
     reread = exam.with_text(f"{exam.completion[:start]}{repaired}{exam.completion[end:]}")
     gain = reread.value - exam.value
     if gain <= 1e-6 and len(reread.answer.defects) >= len(exam.answer.defects):
         return exam, []
-    what = f"malformed: Python, not JSON (single quotes, None, a trailing comma): {quoted(text)}"
+    what = f"malformed: {why}: {quoted(text)}"
     fix = "ask for JSON with double quotes; examples in the prompt need them too (json.dumps, not str)"
     return reread, [Finding("malformed", what, fix, max(0.0, gain))]
 

@@ -48,7 +48,7 @@ WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
         ),
         Defect.TOO_LONG: (f"too long: at most {MAX_CHARS} characters are read", SHORTER),
         Defect.TOO_MANY: (f"too many: at most {MAX_BOXES} boxes are matched", SHORTER),
-        Defect.NO_COUNT: ("no count: the answer has no number", ASK),
+        Defect.NO_COUNT: ("no count: the answer has no number, several different ones, or one below 0", ASK),
         Defect.NO_TEXT: ("no text: the answer has no words", ASK),
         Defect.WRONG_KIND: ("wrong kind: boxes or points instead of another kind of answer", ASK),
     }
@@ -165,17 +165,24 @@ def _other_kind(exam: Exam, claims: list[Claim]) -> Finding | None:
         wanted = "boxes" if n == 2 else "points"
         is_other |= bool(claims) and all(len(claim.numbers) == n for claim in claims)
         if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in claims):
-            answers = [it.parse(exam.completion) for it in FORMATS.values()]
-            is_other = any((it.points_xy if n == 2 else it.boxes_xyxy) and not it.defects for it in answers)
+            is_other = any(it.points_xy if n == 2 else it.boxes_xyxy for it in _well_formed(exam))
     else:
         wanted = "a number" if task == "counting" else "words"
         given = "points" if claims and len(claims[0].numbers) == 2 else "boxes"
+        if Defect.NO_COUNT in exam.answer.defects:  # a bare box
+            is_other |= any(it.boxes_xyxy for it in _well_formed(exam))
     if not is_other:
         return None
     cause = f"{given} instead of {wanted}"
     other = "counting-list counts a list" if task == "counting" else f"train on task {_TASK_OF[given]}"
     what = f"{cause}: the answer has {given}, task {task} asks for {wanted}"
     return Finding(cause, what, f"ask for {wanted} in the prompt, or {other}", exam.to_full)
+
+
+def _well_formed(exam: Exam) -> Iterator[Answer]:
+    """The answer as each format reads it without a defect."""
+    answers = (it.parse(exam.completion) for it in FORMATS.values())
+    return (answer for answer in answers if not answer.defects)
 
 
 _TASK_OF = {"points": "pointing", "boxes": "detection"}
