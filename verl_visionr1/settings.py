@@ -107,7 +107,14 @@ def _advice(struct: Any, dotted: str, value: object, reason: str) -> str:
     others = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
     if all(part is type(None) or get_origin(part) is Literal for part in others):
         return needs_one_of(value, choices)
+    if isinstance(value, str):  # msgspec compares it with the choices alone
+        kinds = " | ".join(_kind(part) for part in others if get_origin(part) is not Literal)
+        reason = f"needs {kinds}"
     return f"{reason}, or {', '.join(choices)}"
+
+
+def _kind(hint: Any) -> str:
+    return "a number" if hint in (float, int) else "keys below it"
 
 
 def _at(plain: Any, dotted: str) -> Any:

@@ -73,6 +73,8 @@ BAD_SETTINGS = {
         "visionr1.alarms.box_flood = 0.5: Expected `float` > 1.0, or off",
     ),
     "an alarm's window": ({"alarms": {"window": 1}}, "visionr1.alarms.window = 1: Expected `int` >= 3"),
+    "an alarm as a word": ({"alarms": {"box_flood": "on"}}, "visionr1.alarms.box_flood = 'on': needs a number, or off"),
+    "alarms as a word": ({"alarms": "on"}, "visionr1.alarms = 'on': needs keys below it, or off"),
     "alarms as a number": ({"alarms": 3}, "visionr1.alarms = 3: Expected `str | object`, got `int`, or off"),
     "no mapping": (3, "visionr1=3: needs keys below it"),
 }

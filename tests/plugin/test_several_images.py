@@ -61,8 +61,8 @@ def test_a_model_of_the_hub_is_told_by_its_name(
 
 
 def test_the_image_of_a_target_survives_json() -> None:
-    said = Target(task="text", answer="B", image=1)
-    assert Target.from_json(said.to_json()) == said
+    of_text = Target(task="text", answer="B", image=1)
+    assert Target.from_json(of_text.to_json()) == of_text
     assert "image" not in Target(task="text", answer="B").to_json()
     for bad in (-1, 1.5, True):
         with pytest.raises(TargetError, match="image = "):
