@@ -4,7 +4,7 @@
 
 Makes 2,000 synthetic JPEGs (640 x 480, about 160 KB), converts them by path and embedded, once more as 20,000 rows
 (hard links), and reads an annotation file of COCO train's size (118,000 images, 850,000 boxes). Each line is a process
-of its own: wall seconds, seconds of CPU, images a second of CPU, and the largest memory it had.
+of its own: wall seconds, seconds of CPU, images per second of CPU, and the largest memory it had.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 # IoU and format as reward. 8 GPUs of 80 GB unless --gpus says otherwise; --lora is the paper's LoRA script (rank 64,
 # alpha 128, lr 1e-5, vision frozen); PROFILE=cpu tries it on a tiny model.
 #
-# From the paper: N = 8, temperature .9 (the code: 1), KL .04, lr 1e-6, 16 prompts a step, 2048 tokens. Its results are
+# From the paper: N = 8, temperature .9 (the code: 1), KL .04, lr 1e-6, 16 prompts per step, 2048 tokens. Its results are
 # of the first 600 steps, of 40,166. Deviations: docs/reference/recipes.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh

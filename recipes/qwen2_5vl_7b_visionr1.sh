@@ -5,7 +5,7 @@
 # PROFILE=cpu tries it on a tiny model.
 #
 # From the paper: 49K rows, 1 epoch, lr 1e-6, KL .2 (the released script: .04; --kl 0.04), G = 4, 1024 / 512 tokens, at
-# most 401,408 pixels, 16 prompts a step. Deviations: docs/reference/recipes.md.
+# most 401,408 pixels, 16 prompts per step. Deviations: docs/reference/recipes.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

@@ -14,7 +14,7 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
   ATTENTION        of training on GPUs: flash (needs flash-attn) | sdpa; empty: flash where it is installed
   TOTAL_STEPS      trainer steps
   TEST_FREQ, SAVE_FREQ         validate and save every so many steps; -1: never. Both also at the end
-  TRAIN_BATCH, ROLLOUT_N       prompts a step, answers a prompt
+  TRAIN_BATCH, ROLLOUT_N       prompts per step, answers per prompt
   MINI_BATCH       prompts of an optimizer step; empty: TRAIN_BATCH, one optimizer step in each trainer step
   MICRO_BATCH      answers in one forward pass of a training worker
   MAX_PROMPT, MAX_RESPONSE     tokens

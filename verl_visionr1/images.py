@@ -202,7 +202,7 @@ def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode:
 def _check_size(source: str, size_wh: tuple[int, int]) -> None:
     """Raise for a size that a model's processor would refuse in the middle of training."""
     if min(size_wh) < _MIN_SIDE:
-        raise RowError("image too small", f"{source}: size_wh {size_wh}, needs {_MIN_SIDE} pixels a side; leave it out")
+        raise RowError("image too small", f"{source}: size_wh {size_wh}: needs {_MIN_SIDE} pixels a side; leave it out")
     if max(size_wh) > MAX_ASPECT / 2 * min(size_wh):  # the first resize at most doubles the aspect
         for family in PROCESSORS:
             try:

@@ -226,7 +226,7 @@ def _run_lengths(text: str) -> list[int]:
         while more:
             code = ord(text[position]) - 48 if position < len(text) else -1
             if not 0 <= code < 64 or shift >= 5 * MAX_GROUPS:
-                raise ValueError(f"counts = {_shorten(text)}: not a COCO run-length code at character {position}")
+                raise ValueError(f"counts = {_shorten(text)}: character {position} is invalid in COCO's encoding")
             value |= (code & 31) << shift
             shift += 5
             position += 1

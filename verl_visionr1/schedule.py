@@ -187,7 +187,7 @@ VISIONR1 = replace(staged(), follows_model=True)
 
 
 class ModelSwitch(NamedTuple):
-    """The fraction of training at which Vision-R1's thresholds tighten (1.0: never), and the paper's numbers for it."""
+    """The fraction of training at which Vision-R1's thresholds tighten (1.0: never), and the numbers behind it."""
 
     at: float
     reason: str

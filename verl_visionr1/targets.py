@@ -130,7 +130,7 @@ class Target(
 
     @property
     def n_objects(self) -> int:
-        """T: number of objects given as boxes, masks or points."""
+        """Number of objects T, given as boxes, masks or points."""
         return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
     @cached_property

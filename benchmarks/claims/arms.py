@@ -150,7 +150,7 @@ CLAIMS = {
         contrasts=(Contrast(arm="rl", baseline="kl-.04"), Contrast(arm="rl", baseline="kl-.2")),
     ),
     "groups": Claim(
-        sentence="Larger groups help, with as many answers a step",
+        sentence="Larger groups help, with as many answers per step",
         contrasts=(Contrast(arm="rl", baseline="groups-4"), Contrast(arm="groups-16", baseline="rl")),
     ),
     "dynamic": Claim(
@@ -272,7 +272,7 @@ ARMS = (
     _counting("exact", "exact count alone", 1, 0),
     _counting("fuzzy", "nearness alone (CrowdVLM-R1)", 0, 1),
     _counting("both", "both, the default of `counting-list`", 1, 1),
-    # What to set first; every arm trains on 256 answers a step
+    # What to set first; every arm trains on 256 answers per step
     *(
         Arm(name=f"kl-{coef}", shows=f"KL penalty {coef}", claims=("kl",), variables={"KL_COEF": coef})
         for coef in (".04", ".2")

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="rows of `visionr1 convert ... --to trl`")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--prompts", type=int, default=8, help="prompts a step")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts per step")
     parser.add_argument("--generations", type=int, default=8, help="completions a prompt")
     args = parser.parse_args()
 

@@ -158,7 +158,7 @@ def test_command(data: Dataset) -> None:
     options = ["--on-error", "skip", "--negatives", "0.1", "--categories", "red box", "--embed"]
     done = CliRunner().invoke(app, [*words, *options])
     assert (done.exit_code, done.stderr) == (0, "")
-    for text in ("skipped as bad: 1 x box without extent", "objects a row: ", "out.skipped.txt", "out.parquet"):
+    for text in ("skipped as bad: 1 x box without extent", "objects per row: ", "out.skipped.txt", "out.parquet"):
         assert text in done.stdout
     assert check_parquet(data.folder / "out.parquet") == []
 

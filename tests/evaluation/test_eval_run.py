@@ -104,7 +104,7 @@ def test_a_missing_run_is_named(tmp_path: Path) -> None:
 
 
 def test_the_other_tools_read_predictions(tmp_path: Path) -> None:
-    """gallery and difficulty, each on a predictions.jsonl with two answers a row; score and explain: below."""
+    """gallery and difficulty, each on a predictions.jsonl with two answers per row; score and explain: below."""
     rows = [
         row_of(0, [str(tmp_path / "cat.png")]),
         row_of(1, [str(tmp_path / "dog.png")], truth=TRUTH.replace("[4.0,4.0", "[5.0,5.0")),

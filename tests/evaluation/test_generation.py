@@ -75,7 +75,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 30, 10_000])
 def test_what_a_kill_left_is_cut_to_whole_rows(tmp_path: Path, cut: int) -> None:
-    """Two answers a row: a row with one of them is asked again, and so is one whose line was cut off."""
+    """Two answers per row: a row with one of them is asked again, and so is one whose line was cut off."""
     settings = made(sampling=Sampling(n=2, temperature=1.0))
     with open_predictions(tmp_path, settings) as file:
         file.append([prediction(row, sample) for row in (0, 3) for sample in (0, 1)])

@@ -144,7 +144,7 @@ def test_what_the_machine_has_is_not_carried(tmp_path: Path) -> None:
 def write_stage(
     folder: Path, manager: str, step_seconds: list[float], reward_seconds: float, status: str = "ok"
 ) -> None:
-    """A stage as run.sh and verl leave it: 32 answers of 30 + 20 tokens a step."""
+    """A stage as run.sh and verl leave it: 32 answers of 30 + 20 tokens per step."""
     metrics = folder / "run" / "metrics"
     metrics.mkdir(parents=True)
     stage = {"name": folder.name, "model": "3b", "manager": manager, "device": "cuda", "scale": "full"}

@@ -9,7 +9,7 @@ from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
 from verl_visionr1.answers.envelope import empty_answer, unwrap
 
-_UNIT_NUMBER = re.compile(r"[01]\.\d{3}")
+_UNIT_NUMBER = re.compile(r"[01]\.[0-9]{3}")
 _LOCATION = re.compile(r"<loc([0-9]{4})>")
 _SEGMENT = re.compile(r"<seg[0-9]{3}>")
 
@@ -27,8 +27,7 @@ def parse_griffon(text: str) -> Answer:
     draft = Draft(defects)
     pieces = body.split("&")
     if len(pieces) > MAX_BOXES:
-        draft.n_dropped += sum("[" in piece for piece in pieces[MAX_BOXES:])
-        draft.add_defect(Defect.TOO_MANY)
+        draft.skip(sum(piece.count("[") for piece in pieces[MAX_BOXES:]))
         del pieces[MAX_BOXES:]
     for i, piece in enumerate(pieces):
         _read_labelled(draft, piece.strip(), is_last=i + 1 == len(pieces))

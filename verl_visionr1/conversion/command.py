@@ -83,12 +83,12 @@ def _option(field: Field[Any], type_: Any, text: Any) -> Parameter:
 
 def print_report(report: Report, seconds: float, console: Console) -> None:
     """Print rows, objects and tokens per row, what was skipped, left out or changed, and the output files."""
-    table = Table("", "rows", "rows without an object", title="written", title_justify="left")
+    table = Table("", "rows", "rows without an object", title="rows written", title_justify="left")
     for task, count in sorted(report.rows.items()):
         table.add_row(task, str(count), str(report.negatives[task]))
     console.print(table)
     objects = sum(number * count for number, count in report.objects.items())
-    lines = [f"objects {objects}; objects a row: {_histogram(report.objects)}", *_token_lines(report)]
+    lines = [f"objects {objects}; objects per row: {_histogram(report.objects)}", *_token_lines(report)]
     ledger = report.ledger
     counted = {"skipped as bad": ledger.skipped, "left out": ledger.left_out, "noted": ledger.notes}
     lines += [
@@ -113,7 +113,7 @@ def _token_lines(report: Report) -> list[str]:
     if not model:
         shown["right answer"] = answers
     parts = ["{}: {} / {} / {}".format(name, *quantiles(counts)) for name, counts in shown.items()]
-    lines = [f"tokens a row, estimated (median / 99 % / most): {'; '.join(parts)}"]
+    lines = [f"tokens per row, estimated (median / 99 % / max): {'; '.join(parts)}"]
     if model:
         lines.append(
             f"tokens of a right answer by the tokenizer of {model}: {min(answers)} to {max(answers)} "

@@ -110,7 +110,7 @@ class Index:
             raise RowsError("instances: an id of an image or annotation appears twice; fetch the file again")
 
     def find(self, ref: Ref, where: str) -> tuple[InstancesImage, list[Annotation]]:
-        """Return the image of a ref, and its annotations. Raises RowError if one is missing, or of another image."""
+        """Return the image of a ref, and its annotations; RowError if one is missing or belongs to another image."""
         image = self._images.get(key_of(ref.image_id))
         if image is None:
             raise RowError("unknown image_id", f"{where}: image_id {ref.image_id} is not in the instances; {_MATCH}")

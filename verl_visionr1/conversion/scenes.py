@@ -116,7 +116,7 @@ def draw_scene(
     """
     width, height = size_wh
     if min(size_wh) < 32:
-        raise ValueError(f"size_wh = {size_wh}: a scene needs at least 32 pixels a side")
+        raise ValueError(f"size_wh = {size_wh}: a scene needs at least 32 pixels per side")
     if not 0 <= objects_min <= objects_max:
         raise ValueError(f"objects_min = {objects_min}, objects_max = {objects_max}: needs 0 <= min <= max")
     pixels = _ground(rng, width, height)

@@ -74,7 +74,7 @@ def answer_tokens(target: Target) -> int:
 
 
 def write_answer(target: Target, frame: Frame | None = None) -> str:
-    """Write the right answer as a model does: a number, words, or Qwen JSON.
+    """Write the right answer as a model would: a number, words, or Qwen JSON.
 
     Args:
         frame: coordinates of the model; None and processor-dependent frames use pixels of the original image.

@@ -14,7 +14,7 @@ ADVICE = "correct or remove the entry"
 
 
 def record_of(record: Any, where: str) -> Mapping[str, Any]:
-    """Return an entry that is an object; else raise `RowError`, or the error that `sources.read_records` passed."""
+    """Return the entry if it is a JSON object; else raise `RowError`, or the error from `sources.read_records`."""
     if isinstance(record, RowError):
         raise record
     if not isinstance(record, Mapping):

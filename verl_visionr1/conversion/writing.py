@@ -103,7 +103,7 @@ def write_items(
         chosen = track(chosen, "rows", total=total if flags.limit is None else flags.limit, transient=True)
     first = next(rows := _rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
-        raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the filters, or check the source")
+        raise RowsError(f"{out}: no row is left to write ({ledger.losses()}); loosen the filters, or check the source")
     layout = VERL_FEATURES if flags.hf_images else LAYOUTS[flags.to]
     facts = {**_provenance(flags, made_by), **source}
     with RowWriter(out, embed=flags.embed, layout=layout, provenance=facts, shard_rows=flags.shard_rows) as writer:

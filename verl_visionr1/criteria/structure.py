@@ -104,7 +104,7 @@ def overlong(n_tokens: int, max_tokens: int | None, *, budget: int | None = None
     longest = _budget("overlong", budget, max_tokens)
     slope = longest / 5.0 if buffer is None else float(buffer)
     if not 0.0 < slope <= longest:
-        raise ValueError(f"overlong: buffer = {buffer!r}: needs a number above 0, at most the budget of {longest}")
+        raise ValueError(f"overlong: buffer = {buffer!r}: must be greater than 0 and at most the budget, {longest}")
     return min(1.0, max(0.0, (longest - n_tokens) / slope))
 
 

@@ -39,12 +39,12 @@ def parquet_files(config: DictConfig, *keys: str) -> list[Path]:
 
 
 def readable_files(config: DictConfig, *keys: str) -> list[Path]:
-    """The parquet files of some keys (default: all keys) on this machine."""
+    """The parquet files under these keys of the configuration (default: all) that are on this machine."""
     return [path for path in parquet_files(config, *keys) if path.is_file()]
 
 
 def complete_files(config: DictConfig, *keys: str) -> list[Path]:
-    """The parquet files of some keys (default: all keys); empty unless all files are on this machine."""
+    """The parquet files under these keys (default: all); empty if one is not on this machine."""
     files = readable_files(config, *keys)
     return files if len(files) == sum(len(listed_files(config, key)) for key in keys or DATA_KEYS) else []
 

@@ -49,7 +49,7 @@ def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, flo
 
 
 def step_metrics(rows: StepRows, progress: Progress, step: int) -> dict[str, float]:
-    """Like `training_metrics`, for a whole step."""
+    """Compute the metrics of a whole step, and pass its rows to the gate and the alarms."""
     _require_scored(rows, progress)
     metrics = {
         **batch_means(rows.keys, rows.infos, progress.routes.presets),

@@ -254,7 +254,7 @@ def read_settings(file: str | Path) -> PresetSettings:
     try:
         plain = msgspec.yaml.decode(path.read_bytes())
     except OSError as error:
-        raise RewardError(f"preset file {path}: cannot be read ({error.strerror}); check the path") from None
+        raise RewardError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except msgspec.DecodeError as error:
         raise RewardError(f"{path}: not YAML: {error}") from None
     try:

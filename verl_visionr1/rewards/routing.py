@@ -91,7 +91,7 @@ class Routes:
             return own if target.task in own.tasks else PRESETS[TASK_PRESETS[target.task]]
         if target.task not in chosen.tasks:
             raise RewardError(
-                f"preset {chosen.name} scores {', '.join(chosen.tasks)}, but routes chose it for a row of task "
+                f"preset {chosen.name} scores {', '.join(chosen.tasks)}, but routes give it a row of task "
                 f"{target.task} (data source {data_source!r}); name a preset for that task"
             )
         return chosen

@@ -37,7 +37,7 @@ class PlatformCPU(PlatformBase):
         return torch.device("cpu")
 
     def device_count(self) -> int:
-        """1, for any number of cores."""
+        """Always 1: all cores are one device."""
         return 1
 
     def manual_seed(self, seed: int) -> None:

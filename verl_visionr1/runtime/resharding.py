@@ -139,8 +139,8 @@ def _read(file: Path) -> Any:
             return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: not loaded: it has more than tensors, numbers and random states ({_first_line(error)}), and "
-            "loading it would run code"
+            f"{file}: not loaded: it holds more than tensors, numbers and random states ({_first_line(error)}); "
+            "loading that could run code"
         ) from None
     except Exception as error:  # noqa: BLE001 - a truncated file fails in many ways
         raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); use an earlier checkpoint") from None

@@ -66,7 +66,9 @@ class RewardWorkers:
                 await asyncio.sleep(self.again_seconds)  # unreachable for now
             except ActorDiedError:
                 self._replace(place, worker)
-        raise RewardLostError(f"{MAX_TRIES} reward workers died or were unreachable for one rollout")
+        raise RewardLostError(
+            f"one rollout was given up after {MAX_TRIES} tries: reward workers died or were unreachable"
+        )
 
     def _replace(self, place: int, lost: Any) -> None:
         if self.workers[place] is not lost:

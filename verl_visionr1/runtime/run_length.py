@@ -117,7 +117,7 @@ def length_problems(config: DictConfig) -> list[str]:
 
 
 def length_notes(config: DictConfig) -> list[str]:
-    """A note if the run has finished already and would only be validated."""
+    """A note if the run is finished already, so that it would only validate."""
     return _finished(config, length_of(config)) if OmegaConf.select(config, "trainer.val_before_train") else []
 
 

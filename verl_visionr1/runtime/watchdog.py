@@ -199,7 +199,7 @@ class ProcessWatch(Extension):
         self.seen, self.since = "", time.monotonic()
 
     def while_waiting(self, n_failed: int, state: str) -> None:
-        """Raise `LostError` if a process is lost, or nothing has arrived for too long."""
+        """Check once that the run is alive: `LostError` if a process is lost, or nothing has arrived for too long."""
         if self.watchdog is not None:
             self.watchdog.raise_if_lost(n_failed)
         now = time.monotonic()

@@ -118,7 +118,7 @@ def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int])
     scaled = [side * ratio for side, ratio in pairs if isinstance(side, numbers) and isinstance(ratio, numbers)]
     if len(scaled) == 2 and all(abs(scaled[i] - size_wh[i]) <= 1 for i in (0, 1)):
         return
-    reason = f"the image is {size_wh[0]} x {size_wh[1]}, but the points are in pixels of an image {HEIGHT} high"
+    reason = f"the image is {size_wh[0]} x {size_wh[1]}, but the points are in pixels of an image {HEIGHT} pixels high"
     raise RowError("image of another size", f"{where}: {reason}; use images_384_VarV2")
 
 

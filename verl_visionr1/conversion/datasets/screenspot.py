@@ -98,7 +98,7 @@ def _items(where: str, record: Any, options: Options) -> Iterator[Item]:
     written = options.convention(options.box_format or _format_by_keys(where, record))
     numbers = numbers_of(record.get("bbox"), 4, where)
     if written.unit == "pixels" and max(numbers) <= 1:
-        reason = f"all numbers are within 0-1, but boxes are {written.name}"
+        reason = f"all its numbers are between 0 and 1, but {written.name} is in pixels"
         advice = "correct it; if the whole file has fractions, give --box-format xyxy-norm1"
         raise RowError(_MISFIT, f"{where}: box {numbers}: {reason}; {advice}")
     file_name = record.get("img_filename") or record.get("file_name") or ""

@@ -94,11 +94,11 @@ def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None) -
     """Refuse a list of COCO images if no COCO ids are known: it would leave nothing out."""
     if "coco" not in options.excluded.collections:
         return
-    named = f"--exclude-image-ids {options.exclude_image_ids}: names COCO images"
+    named = f"--exclude-image-ids {options.exclude_image_ids} lists ids of COCO images"
     if images is None:
         raise RowsError(f"{named}, but only image_data.json has COCO ids; add --image-data")
     if all(entry.coco_id is None for entry in images.values()):
-        reason = f"no entry of {options.image_data} has a coco_id"
+        reason = f"no entry in {options.image_data} has a coco_id"
         raise RowsError(f"{named}, but {reason}; use Visual Genome's own image_data.json")
 
 

@@ -122,7 +122,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
     else:
         path = find_image(folders.images_dir, filename or stem, where)
         if not path.is_file():
-            reason = f"no image {stem}.* nor one of its <filename> {filename!r} in {folders.images_dir}"
+            reason = f"no image named {stem}.* or {filename!r} (its <filename>) in {folders.images_dir}"
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
     if path in folders.taken_by:
         raise RowsError(f"{where}: its image {path.name} is also that of {folders.taken_by[path]}; remove one of them")

@@ -194,7 +194,7 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
         filled = filled.replace(_BBOX, f"[{number}, 0, {number + 1}, 1]", 1)
     labels = read_solution(filled, where).labels
     if len(labels) not in (0, n_boxes):
-        reason = f"{len(labels)} labels in the answer, and {n_boxes} bbox in objects"
+        reason = f"the answer has {len(labels)} labels, but objects has {n_boxes} boxes"
         raise RowError("box without a phrase", f"{where}: {reason}; {ADVICE}")
     return labels
 

@@ -39,7 +39,7 @@ def choice_released(completion: str, target: Target) -> float:
 
 
 def yes_no_released(completion: str, target: Target) -> float:
-    """`yes_no`: the first "yes" or "no", inside words too, agrees; 1.0 if neither side has one."""
+    """`yes_no`: both sides have the same first "yes" or "no" (also inside words), or neither has one."""
     gold, predicted = _YES_NO.search(_gold(target).lower()), _YES_NO.search(_first_answer(completion.lower()))
     return 1.0 if (gold and gold.group()) == (predicted and predicted.group()) else 0.0
 

@@ -117,7 +117,7 @@ def _wrong_items(task: str, scene: Scene, kind: str) -> tuple[Item, ...]:
 
 
 def make_places(kind: str, n: int) -> tuple[Item, ...]:
-    """`n` different boxes or points, for answers whose length is the count."""
+    """Return `n` different boxes or points: an answer that counts by listing."""
     size = 2 if kind == "points" else 4
     places = [(5.0 + i % 95 * 10, 5.0 + i // 95 * 10, 12.0 + i % 95 * 10, 12.0 + i // 95 * 10) for i in range(n)]
     return tuple([(place[:size], "cat") for place in places])

@@ -47,7 +47,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.bar <= 1.0:
-            raise RowsError(f"--bar {self.bar}: needs a number above 0 and not above 1")
+            raise RowsError(f"--bar {self.bar}: must be greater than 0 and at most 1")
         if not 0.0 <= self.min_rate <= self.max_rate <= 1.0:
             bounds = f"--min-rate {self.min_rate:g} --max-rate {self.max_rate:g}"
             raise RowsError(f"{bounds}: needs pass rates in [0, 1], the first not above the second")

@@ -128,8 +128,8 @@ def _fix_truth(model: Any, changes: Changes, where: str, boxes_are: Convention |
 def _to_pixels(box: Sequence[float], size_wh: Sequence[float], where: str, boxes_are: Convention) -> list[float]:
     found = boxes_are.corners(box, (int(size_wh[0]), int(size_wh[1])))
     if min(found) < -1 or found[2] > size_wh[0] + 1 or found[3] > size_wh[1] + 1:
-        reason = f"box {[*box]} would be {found}, outside the image of {[*size_wh]}: not in {boxes_are}"
-        raise RowsError(f"{where}: {reason}")
+        reason = f"box {[*box]}, read as {boxes_are}, is {found}: outside the image of {[*size_wh]}"
+        raise RowsError(f"{where}: {reason}; give another --boxes-are")
     return found
 
 

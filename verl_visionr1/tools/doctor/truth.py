@@ -170,7 +170,7 @@ def _digest(length: int, head: bytes, tail: bytes) -> str:
 
 
 def image_problems(sample: Sample) -> Iterator[Problem]:
-    """Yield problems of one row's image files. Missing ones of converted rows are reported by `parquet`."""
+    """Yield problems of one row's image files; `parquet` reports the missing ones of converted rows."""
     for i, image in enumerate(sample.images):
         if image is None:
             continue
@@ -184,8 +184,8 @@ def image_problems(sample: Sample) -> Iterator[Problem]:
         if found.error is not None:
             yield sample.problem(found.error.kind, str(found.error))
         elif found.orientation != 1:
-            reason = f"{name}: has EXIF orientation {found.orientation}, which verl ignores; convert it with"
-            advice = "`visionr1 convert` (and its width and height), which copies it upright"
+            reason = f"{name}: has EXIF orientation {found.orientation}, which verl ignores; convert the data"
+            advice = "with `visionr1 convert`, which writes an upright copy"
             severity = Severity.ERROR if sample.layout else Severity.WARNING
             yield sample.problem("rotated image", f"{reason} {advice}", severity)
         elif i == sample.image_index and sample.size_wh is not None and found.size_wh != sample.size_wh:

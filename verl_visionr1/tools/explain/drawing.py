@@ -44,7 +44,7 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
         raise RowsError(f"--draw {out}: needs a name that ends in .png, other than the image's own")
     width, height = explanation.exam.target.size_wh
     if width <= 0 or height <= 0:
-        raise RowsError("--draw: the target has no image (size_wh)")
+        raise RowsError("--draw needs an image, but this row has only text")
     factor = min(max(width, height, SIDE[0]), SIDE[1]) / max(width, height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     pen = Pen(Image.new("RGB", size, GREY) if image is None else read_picture(image, size), (width, height))

@@ -249,4 +249,4 @@ def _sizes(file: Path) -> Iterator[tuple[str, int]]:
             if name != "__metadata__":
                 yield name, math.prod(tensor["shape"])
     except (struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError):
-        raise PlanError(f"{file}: not a safetensors file") from None
+        raise PlanError(f"{file}: not safetensors (cut off, or a git-lfs pointer?); download it again") from None

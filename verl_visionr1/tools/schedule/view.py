@@ -65,6 +65,8 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
     yield Text(
         "group_std: mean standard deviation in a prompt group; dead: share of groups whose rewards are all equal"
     )
+    if several and len(found.stages[0].sources) > MAX_SOURCES:
+        yield Text(f"... and {len(found.stages[0].sources) - MAX_SOURCES} more data sources: --json shows all")
     for note in describe_routed(found.routed):
         yield Text(f"{note}, with its own schedule")
     if found.n_skipped:
