@@ -67,7 +67,7 @@ class RewardWorkers:
             except ActorDiedError:
                 self._replace(place, worker)
         raise RewardLostError(
-            f"one rollout was given up after {MAX_TRIES} tries: reward workers died or were unreachable"
+            f"one rollout was given up after {MAX_TRIES} tries: reward workers died or vanished"
         )
 
     def _replace(self, place: int, lost: Any) -> None:
