@@ -101,6 +101,7 @@ UNCOMPOSED = {  # what Hydra says, in one line, with the key that was meant
     "no override": (["foo"], "Error parsing override 'foo' missing EQUAL"),
     "nothing to delete": (["~trainer.nope"], "Could not delete from config. 'trainer.nope' does not exist"),
     "reference to nothing": (["data.val_files=${nothing.here}"], "Interpolation key 'nothing.here' not found"),
+    "a key that verl needs": (["~data.train_batch_size"], "data.train_batch_size: not in the config"),
 }
 
 
@@ -158,6 +159,12 @@ BAD = {
     "two kinds of batches": (
         ["actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=false"],
         "log_prob_use_dynamic_bsz=False: must equal actor_rollout_ref.actor.use_dynamic_bsz=True",
+    ),
+    "a number for loggers": (["trainer.logger=-1"], "trainer.logger=-1: needs a list"),
+    "a number for a section": (["data.mm_processor_kwargs=3"], "data.mm_processor_kwargs=3: needs keys below it"),
+    "no validation, and nothing but it": (
+        ["trainer.val_only=true", "trainer.val_before_train=false"],
+        "trainer.val_only=true: trainer.val_before_train=false",
     ),
     "unknown trainer": (["trainer.v1.trainer_mode=sink"], "trainer.v1.trainer_mode=sink: Unknown trainer 'sink'"),
     "unknown estimator": (["algorithm.adv_estimator=grppo"], "algorithm.adv_estimator=grppo: needs one of gae"),
