@@ -299,11 +299,15 @@ def test_a_local_model_is_looked_at(model: Path) -> None:
 
 def test_a_model_without_its_processor(model: Path) -> None:
     (model / "preprocessor_config.json").unlink(missing_ok=True)
-    (model / "processor_config.json").unlink(missing_ok=True)
-    found = run(f"actor_rollout_ref.model.path={model}").problems
-    assert any(f"{model}: no preprocessor_config.json or processor_config.json" in problem for problem in found), found
-    (model / "config.json").write_text("{")
-    assert not run(f"actor_rollout_ref.model.path={model}").is_fine
+    (model / "processor_config.json").write_text("")  # an interrupted copy
+    for _ in range(2):
+        found = run(f"actor_rollout_ref.model.path={model}").problems
+        named = f"{model}: no readable preprocessor_config.json or processor_config.json"
+        assert any(named in problem for problem in found), found
+        (model / "processor_config.json").unlink(missing_ok=True)
+    for content in ("{", "[]"):
+        (model / "config.json").write_text(content)
+        assert not run(f"actor_rollout_ref.model.path={model}").is_fine
 
 
 def test_rows_of_a_run_without_the_plug_in_are_its_own(tmp_path: Path) -> None:
