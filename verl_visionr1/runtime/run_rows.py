@@ -17,7 +17,7 @@ from verl_visionr1.plugin.data_files import BUDGET_KEY, DATA_KEYS, complete_file
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import open_parquet, read_rows, target_of
-from verl_visionr1.runtime.model_checks import model_type_of
+from verl_visionr1.runtime.model_checks import config_file, model_type_of
 from verl_visionr1.runtime.prompt_rows import Reading, RowFacts, count_rows
 from verl_visionr1.targets import Target, TargetError
 
@@ -198,16 +198,16 @@ def _no_prompt(config: DictConfig, file: Path) -> str:
 def answer_notes(config: DictConfig) -> list[str]:
     """Files with right answers longer than the response budget; one line each.
 
-    Reads every row, so it belongs to a dry run. Reasoning, tags and fences are not counted. Skipped:
-    points, and models without a local tokenizer.
+    Reads every row, so it belongs to a dry run. Reasoning, tags and fences are not counted. Points are skipped. Lengths
+    are estimates if the model's tokenizer is not here.
     """
-    settings = valid_settings(config)
-    try:
-        count = load_answer_counter(Path(str(config.actor_rollout_ref.model.path)).expanduser())
-    except RowsError:
-        return []
+    settings, path = valid_settings(config), str(config.actor_rollout_ref.model.path)
     if settings is None:
         return []
+    try:
+        count, about = load_answer_counter((config_file(path) or Path(path).expanduser() / "config.json").parent), ""
+    except RowsError:
+        count, about = answer_tokens, "about "
     limit, notes = int(config.data.max_response_length), list[str]()
     for key in DATA_KEYS:
         files = readable_files(config, key)
@@ -216,8 +216,8 @@ def answer_notes(config: DictConfig) -> list[str]:
         if too_long:
             notes.append(
                 f"{key}: the right answer of {len(too_long)} of {len(lengths)} rows is longer than "
-                f"data.max_response_length={limit} tokens (longest: {max(too_long)}): it is cut off and never earns "
-                f"full reward; set data.max_response_length to more than {max(too_long)}, or leave these rows out"
+                f"data.max_response_length={limit} tokens (longest: {about}{max(too_long)}): it is cut off and never "
+                f"earns full reward; set data.max_response_length to more than {max(too_long)}, or leave these rows out"
             )
     return notes
 
