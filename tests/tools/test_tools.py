@@ -66,6 +66,12 @@ def test_a_resumed_run_reads_as_one(run_dir: Path) -> None:
     assert steps[0].training("value") is None
 
 
+def test_a_number_beyond_floats_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "1.jsonl").write_text(json.dumps({"step": 1, "data": {"a": 10**400, "b": 2}}))
+    assert read_steps(tmp_path) == [Step(1, {"b": 2.0})]
+
+
 def test_no_run_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=str(tmp_path)):
         read_steps(tmp_path)

@@ -122,6 +122,7 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
     Raises:
         RowsError: the file cannot be read.
     """
+    is_plain = layout == "verl" and not has_image_features(path)
     for place, record in read_records(path):
         if isinstance(record, RowError):
             yield record
@@ -131,19 +132,25 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
             unit, number = place.split()[-2:]
             sample = Sample(str(path), int(number), unit, layout, record)
             if layout:
-                _read_ours(sample)
+                _read_ours(sample, is_plain)
             else:
                 _read_foreign(sample, images_dir or path.parent)
             yield sample
 
 
-def _read_ours(sample: Sample) -> None:
+def has_image_features(path: Path) -> bool:
+    """Whether a parquet declares Hugging Face Image features: then verl reads images by their path, too."""
+    with open_parquet(path) as parquet:
+        return b'"Image"' in (parquet.schema_arrow.metadata or {}).get(b"huggingface", b"")
+
+
+def _read_ours(sample: Sample, is_plain: bool) -> None:
     row = sample.record = as_verl_row(sample.record)
     turns = row.get("prompt")
     turns = turns if isinstance(turns, list) else []
     sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
     images = row.get("images")
-    sample.images = [_image_of(image) for image in images] if isinstance(images, list) else []
+    sample.images = [_image_of(image, is_plain) for image in images] if isinstance(images, list) else []
     try:
         target = sample.target = target_of(row)
     except (TargetError, TypeError, KeyError) as error:
@@ -157,10 +164,13 @@ def _read_ours(sample: Sample) -> None:
     sample.points["points_xy"] = [(x, y) for x, y in target.points_xy]
 
 
-def _image_of(value: Any) -> str | bytes | None:
-    """The path or bytes of an image in a row."""
+def _image_of(value: Any, is_plain: bool = False) -> str | bytes | None:
+    """The path or bytes of an image in a row; `is_plain`: only what verl opens without Image features."""
     if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("image") or value.get("path")
+        names = ("bytes", "image", "path") if not is_plain else ("bytes",) if "bytes" in value else ("image",)
+        value = next((value[name] for name in names if value.get(name)), None)
+    elif is_plain and isinstance(value, bytes):
+        return None
     if isinstance(value, str):
         return value.removeprefix("file://") or None
     return value if isinstance(value, bytes) and value else None
