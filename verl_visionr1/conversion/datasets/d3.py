@@ -73,6 +73,8 @@ class _Group(msgspec.Struct):
 def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
     """Read the boxes, and the sentences to ask for on each image."""
     require_images(images_dir)
+    if not path.is_dir():
+        raise RowsError(f"{path}: not a folder; give d3_pkl: a json does not have the sentences of each image")
     data, index_of = _read_pickles(path, images_dir, ledger, options)
     if options.ask == "inter":
         return data
