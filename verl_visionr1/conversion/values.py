@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 from verl_visionr1.files import RowError
 
@@ -35,7 +35,7 @@ def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
     raise RowError(f"no {keys[0]}", f"{where}: {shown}: needs a text under {' or '.join(keys)}; {ADVICE}")
 
 
-def is_numbers(value: Any, n: int) -> bool:
+def is_numbers(value: Any, n: int) -> TypeGuard[Sequence[float]]:
     """Whether a value is a list of n JSON numbers, each within the range of a float."""
     is_list = isinstance(value, list | tuple) and len(value) == n
     return is_list and all(type(it) is float or (type(it) is int and is_finite(it)) for it in value)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from verl_visionr1.files import RowsError
+from verl_visionr1.files import RowsError, read_bytes
 from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.columns import Columns, question_at, require_row
 from verl_visionr1.rollouts.dumps import rollout_files, rows_of
@@ -29,10 +29,7 @@ JUDGED_BY = ("stage", "match_iou", "progress", "route")
 
 def read_text(path: Path) -> str:
     """Read a text file; RowsError if that fails."""
-    try:
-        return path.read_bytes().decode(errors="replace")
-    except OSError as error:
-        raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return read_bytes(path).decode(errors="replace")
 
 
 def target_of(spec: str) -> Target:

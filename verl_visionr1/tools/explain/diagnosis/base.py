@@ -12,11 +12,10 @@ from msgspec.structs import replace
 from verl_visionr1.answers import FORMATS, Answer
 from verl_visionr1.boxes import Boxes, Points
 from verl_visionr1.criteria import Thresholds, f1_50
-from verl_visionr1.masks import bounds_xyxy
 from verl_visionr1.matching import MATCHERS, match_class_aware
 from verl_visionr1.rewards.base import CriterionInput, Preset
 from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, read_completion
-from verl_visionr1.targets import NO_IMAGE, Target
+from verl_visionr1.targets import NO_IMAGE, Target, object_boxes, object_points
 
 LEARN = "model error; no setting fixes this"
 LONGER = "raise data.max_response_length, or ask for less text"
@@ -177,23 +176,6 @@ def labelled_objects(target: Target) -> Iterator[tuple[tuple[float, ...], str]]:
     has_points = target.task == "pointing" and target.points_xy
     places = cast(Points, target.points_xy) if has_points else object_boxes(target)
     return zip(places, tuple(target.labels) or ("",) * target.n_objects, strict=True)
-
-
-def object_boxes(target: Target) -> Boxes:
-    """A box around each object: its own, that of its mask, else a twentieth of the image around its point."""
-    if target.boxes_xyxy:
-        return cast(Boxes, tuple(target.boxes_xyxy))
-    if target.masks:
-        return tuple(bounds_xyxy(mask) for mask in target.masks)
-    reach = max(target.size_wh) / 40.0
-    return tuple((x - reach, y - reach, x + reach, y + reach) for x, y in target.points_xy)
-
-
-def object_points(target: Target) -> Points:
-    """A point on each object: its own, else the centre of its box or mask."""
-    if target.points_xy:
-        return cast(Points, tuple(target.points_xy))
-    return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in object_boxes(target))
 
 
 def numbered(nouns: tuple[str, str], numbers: Iterable[int], *, limit: int = 5) -> str:
