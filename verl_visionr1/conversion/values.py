@@ -60,6 +60,12 @@ def _to_float(value: Any) -> float:
     return math.nan
 
 
+def parsed_number(text: str) -> float | None:
+    """Parse a finite number; None for any other text."""
+    number = _to_float(text)
+    return number if math.isfinite(number) else None
+
+
 def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool = False) -> list[float]:
     """Return n finite numbers.
 
