@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from verl_visionr1.files import RowsError, reading
-from verl_visionr1.rollouts.columns import value_at
+from verl_visionr1.rewards.routing import value_at
 
 Key: TypeAlias = tuple[str, int, int]
 """File, row and sample of an answer."""
