@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
-
-from msgspec.structs import replace
 
 from verl_visionr1.answers import FORMATS, Answer
 from verl_visionr1.boxes import Boxes, Points
-from verl_visionr1.criteria import Thresholds, f1_50
-from verl_visionr1.matching import MATCHERS, match_class_aware
+from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards.base import CriterionInput, Preset
-from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, read_completion
+from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, match_answer, read_completion
 from verl_visionr1.targets import NO_IMAGE, Target, object_boxes, object_points
 
 LEARN = "model error; no setting fixes this"
@@ -142,15 +139,9 @@ class Exam:
 
     def with_answer(self, answer: Answer) -> Exam:
         """The examination of another answer, in original pixels; the text stays."""
-        target, preset = self.target, self.preset
-        matching = MATCHERS[preset.matching](answer, target)
-        has_boxes = target.task in BOX_TASKS
-        class_aware = match_class_aware(answer, target) if has_boxes else matching
-        accuracy = f1_50(class_aware) if has_boxes else 0.0
-        case = replace(self.case, answer=answer, matching=matching, class_aware=class_aware, accuracy=accuracy)
-        if preset.measure is not None:
-            case = replace(case, accuracy=preset.measure.call(case))
-        return Exam(preset, self.thresholds, self.response, case, self.is_clipped)
+        kept = ("completion", "thresholds", "n_tokens", "max_tokens", "grid_wh")
+        case = match_answer(answer, self.target, self.preset, **{name: getattr(self.case, name) for name in kept})
+        return replace(self, case=case)
 
     @property
     def cut_off_fix(self) -> str:
