@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import FAMILIES, FAMILY_OF_TYPE
 from verl_visionr1.plugin.data_files import readable_files
+from verl_visionr1.processed import PROCESSOR_FILES
 from verl_visionr1.rows import schema_of
 
 MODEL = "actor_rollout_ref.model.path"
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def model_problems(config: DictConfig) -> list[str]:
@@ -37,9 +37,9 @@ def model_problems(config: DictConfig) -> list[str]:
     family = FAMILY_OF_TYPE.get(str(_read(file).get("model_type")))
     if family is None or OmegaConf.select(config, "data.custom_cls.path"):
         return []
-    if family.is_trained and folder == file.parent and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+    if family.is_trained and folder == file.parent and not any((folder / name).is_file() for name in PROCESSOR_FILES):
         return [
-            f"{key}: no {' or '.join(_PROCESSOR_FILES)} in it, so verl makes no processor and cannot train on images; "
+            f"{key}: no {' or '.join(PROCESSOR_FILES)} in it, so verl makes no processor and cannot train on images; "
             "copy it from the model that this one is made of"
         ]
     if family.is_trained or _makes_processor(file.parent):
