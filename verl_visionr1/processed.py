@@ -106,9 +106,13 @@ _CLASS_DEFAULTS: Mapping[str, ImageProcessor] = MappingProxyType(
 )
 
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Files with the resize parameters of a model, the first one that is there."""
+
+
 def image_processor_of(folder: Path) -> ImageProcessor | None:
     """Read the resize parameters of the model in a folder; None if they are missing, unreadable or of another kind."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in PROCESSOR_FILES:
         if (folder / name).is_file():
             try:
                 config = json.loads((folder / name).read_text())

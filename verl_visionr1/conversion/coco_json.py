@@ -166,12 +166,12 @@ def read_parts(
     return CocoParts(data, entries, categories, category_of)
 
 
-def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
+def decoded(decode: Callable[[Any], T], entry: Any, where: str) -> T:
     """Decode one entry. Raises RowError, which names `where` and shows the start of the entry."""
     try:
-        return decode(raw)
+        return decode(entry)
     except msgspec.DecodeError as error:
-        shown = bytes(raw)[:100].decode("utf-8", "replace")
+        shown = bytes(entry)[:100].decode("utf-8", "replace") if isinstance(entry, msgspec.Raw) else str(entry)[:100]
         raise RowError("malformed entry", f"{where} = {shown}: {error}; correct it") from None
 
 

@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import FAMILIES, FAMILY_OF_TYPE
 from verl_visionr1.plugin.data_files import readable_files
-from verl_visionr1.rows import open_parquet
+from verl_visionr1.processed import PROCESSOR_FILES
+from verl_visionr1.rows import schema_of
 
 MODEL = "actor_rollout_ref.model.path"
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def model_problems(config: DictConfig) -> list[str]:
@@ -37,10 +37,10 @@ def model_problems(config: DictConfig) -> list[str]:
     family = FAMILY_OF_TYPE.get(str(_read(file).get("model_type")))
     if family is None or OmegaConf.select(config, "data.custom_cls.path"):
         return []
-    has_processor = any(_load(folder / name) is not None for name in _PROCESSOR_FILES)
+    has_processor = any(_load(folder / name) is not None for name in PROCESSOR_FILES)
     if family.is_trained and folder == file.parent and not has_processor:
         return [
-            f"{key}: no readable {' or '.join(_PROCESSOR_FILES)} in it, so verl makes no processor and cannot train on "
+            f"{key}: no readable {' or '.join(PROCESSOR_FILES)} in it, so verl makes no processor and cannot train on "
             "images; copy it from the model that this one is made of"
         ]
     if family.is_trained or _makes_processor(file.parent):
@@ -131,8 +131,4 @@ def _load(file: Path) -> dict[str, Any] | None:
 def _has_images(config: DictConfig) -> bool:
     """Whether a local data file has the column of images."""
     key = str(OmegaConf.select(config, "data.image_key"))
-    for file in readable_files(config, "data.train_files"):
-        with open_parquet(file) as parquet:
-            if key in parquet.schema_arrow.names:
-                return True
-    return False
+    return any(key in schema_of(file).names for file in readable_files(config, "data.train_files"))

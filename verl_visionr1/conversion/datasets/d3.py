@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -94,10 +96,8 @@ def _decoded(folder: Path, name: str, type_: type[T], ledger: Ledger) -> Iterato
     """Yield (place, id, entry) of each valid entry of one of the four pickles."""
     for key, entry in _entries(folder, name).items():
         where = f"{name}.pkl: entry {key}"
-        try:
-            yield where, key, msgspec.convert(entry, type_)
-        except msgspec.ValidationError as error:
-            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; correct it"))
+        with ledger.skipping():
+            yield where, key, decoded(partial(msgspec.convert, type=type_), entry, where)
 
 
 def _read_pickles(

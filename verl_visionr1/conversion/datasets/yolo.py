@@ -34,10 +34,10 @@ from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import files_in, find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
-from verl_visionr1.conversion.sources import read_bytes, read_lines
+from verl_visionr1.conversion.sources import read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.yolo_yaml import Description, describe
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError, RowsError, read_bytes
 from verl_visionr1.images import read_size, upright_size
 
 

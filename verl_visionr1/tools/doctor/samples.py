@@ -20,7 +20,7 @@ from verl_visionr1.conversion.image_files import find_below
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.files import RowError
 from verl_visionr1.row_layouts import as_verl_row, framework_of
-from verl_visionr1.rows import open_parquet, target_of
+from verl_visionr1.rows import schema_of, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 
@@ -104,8 +104,7 @@ def layout_of(path: Path) -> str:
         RowsError: the file cannot be read.
     """
     if path.name.endswith(".parquet"):
-        with open_parquet(path) as parquet:
-            names = set(parquet.schema_arrow.names)
+        names = set(schema_of(path).names)
         is_verl = "reward_model" in names or {"prompt", "data_source"} <= names
         return framework_of(names) or ("verl" if is_verl else "")
     _, first = next(read_records(path), ("", None)) if path.name.endswith(".jsonl") else ("", None)
@@ -140,8 +139,7 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
 
 def has_image_features(path: Path) -> bool:
     """Whether a parquet declares Hugging Face Image features: then verl reads images by their path, too."""
-    with open_parquet(path) as parquet:
-        return b'"Image"' in (parquet.schema_arrow.metadata or {}).get(b"huggingface", b"")
+    return b'"Image"' in (schema_of(path).metadata or {}).get(b"huggingface", b"")
 
 
 def _read_ours(sample: Sample, is_plain: bool) -> None:
