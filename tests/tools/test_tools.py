@@ -120,9 +120,8 @@ def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A figure takes a second, and a poll another."""
-    monkeypatch.setattr("verl_visionr1.tools.runs.report.draw", lambda *_, **__: None)
+def undrawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll takes a second too."""
     monkeypatch.setattr("verl_visionr1.tools.runs.watch.POLL_SECONDS", 0.0)
 
 
