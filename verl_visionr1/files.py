@@ -1,7 +1,8 @@
-"""Atomic writes of files, and errors that name a file or one of its rows."""
+"""Atomic writes of files, reading them, and errors that name a file or one of its rows."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import threading
@@ -39,6 +40,27 @@ def disk_error(path: Path, error: OSError) -> RowsError:
         return RowsError(f"{path}: cannot write: {error.strerror or error}")
     advice = "nothing was left behind: free space or write elsewhere, and run again"
     return RowsError(f"{path}: {_DISK_ERRORS[error.errno]}; {advice}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file in errors raised while reading it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise RowsError(f"{path}: cannot be read: {error}; save it as UTF-8") from None
+    except csv.Error as error:
+        raise RowsError(f"{path}: cannot be read as a table: {error}; correct it") from None
+    except OSError as error:
+        raise RowsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; `RowsError` if it cannot be read."""
+    with reading(path):
+        return path.read_bytes()
 
 
 @contextmanager

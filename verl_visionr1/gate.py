@@ -98,11 +98,6 @@ class GateState:
         if steps != sorted(set(steps)) or not all(math.isfinite(total) for _, total, _ in self.entries):
             raise ValueError(f"entries = {self.entries}: needs increasing steps and finite sums")
 
-    def windowed_mean(self, gate: Gate) -> float | None:
-        """Return the windowed mean, for logs; None before the window is full."""
-        means = _windowed_means(self.entries, gate.window)
-        return means[-1] if means else None
-
 
 def advance(gate: Gate, state: GateState, observation: Observation, n_stages: int) -> GateState:
     """Return the state after one observation.

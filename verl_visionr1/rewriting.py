@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from verl_visionr1.row_layouts import PATH_SCHEMA
 from verl_visionr1.row_writer import GROUP_BYTES, GROUP_ROWS, GROUP_ROWS_EMBEDDED, open_parquet_writer
-from verl_visionr1.rows import METADATA_KEY, open_parquet
+from verl_visionr1.rows import METADATA_KEY, open_parquet, parquet_errors, schema_of
 
 
 def has_embedded(schema: pa.Schema) -> bool:
@@ -26,10 +25,7 @@ def extended_metadata(files: Sequence[Path], key: str, facts: Mapping[str, Any])
 
     Different provenances are merged.
     """
-    found: list[dict[bytes, bytes]] = []
-    for file in files:
-        with open_parquet(file) as parquet:
-            found.append(dict(parquet.schema_arrow.metadata or {}))
+    found = [dict(schema_of(file).metadata or {}) for file in files]
     first, *others = (_provenance(one.get(METADATA_KEY)) for one in found)
     provenance = first
     if any(other != first for other in others):
@@ -48,13 +44,14 @@ def _provenance(text: bytes | None) -> dict[str, Any]:
     return {"earlier": (text or b"").decode(errors="replace")}
 
 
-def small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """Yield all rows in batches of bounded size, whatever the size of the row groups."""
-    for number in range(parquet.metadata.num_row_groups):
-        group = parquet.metadata.row_group(number)
-        bytes_a_row = group.total_byte_size // (group.num_rows or 1)
-        batch_rows = min(GROUP_ROWS, GROUP_BYTES // (bytes_a_row + 1) + 1)
-        yield from parquet.iter_batches(batch_size=batch_rows, row_groups=[number])
+def small_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield all rows of a file in batches of bounded size, whatever its row groups; errors as in `open_parquet`."""
+    with open_parquet(path) as parquet, parquet_errors(path):
+        for number in range(parquet.metadata.num_row_groups):
+            group = parquet.metadata.row_group(number)
+            bytes_a_row = group.total_byte_size // (group.num_rows or 1)
+            batch_rows = min(GROUP_ROWS, GROUP_BYTES // (bytes_a_row + 1) + 1)
+            yield from parquet.iter_batches(batch_size=batch_rows, row_groups=[number])
 
 
 class RowGroups:

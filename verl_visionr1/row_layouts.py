@@ -25,7 +25,7 @@ Source: the readers of verl 0.5 to 0.9.1, EasyR1's `RLHFDataset` (`prompt_key=pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -50,35 +50,19 @@ _IMAGE_FEATURES = {"info": {"features": {"images": {"feature": {"_type": "Image"
 """Metadata that `datasets` writes if the column `images` is a list of `Image`."""
 
 
-def _extra_info(row: Row, index: int, placeholder: str) -> dict[str, Any]:
+def _values_of(row: Row, index: int, placeholder: str) -> dict[str, Any]:
+    """Return all columns of a row, of this number in the data set; `placeholder`: text before its question."""
     width, height = row.image.size_wh
-    image = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
-    question = {"task": row.target.task, "question": row.question}
-    return {**image, **question, "file_name": row.file_name, "source_ann": row.source_ann}
-
-
-def _turns(row: Row, index: int, placeholder: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": placeholder + row.question}]
-
-
-def _truth(row: Row, index: int, placeholder: str) -> str:
-    return row.target.to_json()
-
-
-_VALUES: Mapping[str, Callable[[Row, int, str], Any]] = {
-    "data_source": lambda row, index, placeholder: row.data_source,
-    "ability": lambda row, index, placeholder: row.target.task,
-    "images": lambda row, index, placeholder: [row.image.path],
-    "extra_info": _extra_info,
-    "problem": lambda row, index, placeholder: placeholder + row.question,
-    "prompt": _turns,
-    "messages": _turns,
-    "answer": _truth,
-    "solution": _truth,
-    "ground_truth": _truth,
-    "reward_model": lambda row, index, placeholder: {"style": "rule", "ground_truth": row.target.to_json()},
-}
-"""Column -> function of a row, its number in the data set, and the text before its question."""
+    info = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
+    info |= {"task": row.target.task, "question": row.question}
+    info |= {"file_name": row.file_name, "source_ann": row.source_ann}
+    question, truth = placeholder + row.question, row.target.to_json()
+    return {
+        **{"data_source": row.data_source, "ability": row.target.task, "images": [row.image.path], "extra_info": info},
+        **{"problem": question, "reward_model": {"style": "rule", "ground_truth": truth}},
+        **{key: [{"role": "user", "content": question}] for key in ("prompt", "messages")},
+        **dict.fromkeys(("answer", "solution", "ground_truth"), truth),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +93,15 @@ class Layout:
 
     def record_batch(self, rows: Sequence[Row], first_index: int, schema: pa.Schema) -> pa.RecordBatch:
         """Convert rows to a parquet batch."""
-        columns = []
-        for name in self.columns:
-            value, text = _VALUES[name], self.placeholder
-            if name == "images":
-                columns.append([[self._image(row.image)] for row in rows])
-            else:
-                columns.append([value(row, i, text) for i, row in enumerate(rows, first_index)])
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+        records = [self.record(row, index) for index, row in enumerate(rows, first_index)]
+        for record, row in zip(records, rows, strict=True):
+            record["images"] = [self._image(row.image)]
+        return pa.RecordBatch.from_pylist(records, schema=schema)
 
     def record(self, row: Row, index: int) -> dict[str, Any]:
         """Convert a row, of this number in the data set, to a record of jsonl."""
-        return {name: _VALUES[name](row, index, self.placeholder) for name in self.columns}
+        values = _values_of(row, index, self.placeholder)
+        return {name: values[name] for name in self.columns}
 
     def _image(self, image: RowImage) -> Any:
         if self.storage != "plain":

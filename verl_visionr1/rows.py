@@ -68,7 +68,7 @@ def read_rows(
 
     Raises `RowsError`: missing or corrupt file, not a parquet file, or a missing column.
     """
-    with open_parquet(path) as parquet, _parquet_errors(path):
+    with open_parquet(path) as parquet, parquet_errors(path):
         missing = [name for name in columns or () if name not in parquet.schema_arrow.names]
         if missing:
             raise RowsError(f"{path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}")
@@ -96,12 +96,18 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         partials = sorted(path.parent.glob(f".{escape(path.stem)}-*.parquet.partial"))
         hint = f"its conversion was killed ({partials[0].name}); run it again" if partials else "check the path"
         raise RowsError(f"{path}: no such file; {hint}")
-    with _parquet_errors(path):
+    with parquet_errors(path):
         return pq.ParquetFile(path, pre_buffer=False)  # pre_buffer would read the whole file with all images
 
 
+def schema_of(path: str | Path) -> pa.Schema:
+    """Read the schema of a parquet file; `RowsError` as in `open_parquet`."""
+    with open_parquet(path) as parquet:
+        return parquet.schema_arrow
+
+
 @contextmanager
-def _parquet_errors(path: str | Path) -> Iterator[None]:
+def parquet_errors(path: str | Path) -> Iterator[None]:
     """Name the file in pyarrow's errors about a corrupt one."""
     try:
         yield

@@ -90,11 +90,6 @@ class Schedule:
         """Whether the thresholds depend on progress; False if training never leaves the first stage."""
         return self.final_stage > 0 or (self.interpolation != "step" and len(self.points) > 1)
 
-    @property
-    def final(self) -> Thresholds:
-        """The thresholds at the end of the schedule, the strictest ones."""
-        return self.points[self.final_stage][1]
-
     def last_stage(self, last_progress: float) -> int:
         """Return the last stage of a training whose last step is at `last_progress`.
 

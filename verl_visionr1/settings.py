@@ -47,7 +47,7 @@ def _normalize(plain: object, struct: type[msgspec.Struct], where: str) -> dict[
         dotted = f"{where}.{key}" if where else str(key)
         if value is None and not fields[key].required and type(None) not in get_args(hint):
             continue
-        if value is False and "off" in _choices(hint):
+        if value is False and "off" in choices_of(hint):
             value = "off"
         elif isinstance(value, Mapping) and get_origin(hint) is dict:
             value = {
@@ -60,7 +60,7 @@ def _normalize(plain: object, struct: type[msgspec.Struct], where: str) -> dict[
     return meant
 
 
-def _choices(hint: Any) -> tuple[Any, ...]:
+def choices_of(hint: Any) -> tuple[Any, ...]:
     """Values of a `Literal` in an annotation."""
     return next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
 
@@ -101,7 +101,7 @@ def _advice(struct: Any, dotted: str, value: object, reason: str) -> str:
     for key in dotted.split("."):
         inner = _struct_in(hint)
         hint = get_type_hints(inner).get(key) if inner is not None else None
-    choices = _choices(hint)
+    choices = choices_of(hint)
     if not choices:
         return reason
     others = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()

@@ -175,6 +175,23 @@ read_target = lru_cache(maxsize=8192)(Target.from_json)
 """`Target.from_json`, cached: all rollouts of a prompt share their ground truth."""
 
 
+def object_boxes(target: Target) -> Boxes:
+    """A box around each object: its own, that of its mask, else a twentieth of the image around its point."""
+    if target.boxes_xyxy:
+        return cast(Boxes, tuple(target.boxes_xyxy))
+    if target.masks:
+        return tuple(bounds_xyxy(mask) for mask in target.masks)
+    reach = max(target.size_wh) / 40.0
+    return tuple((x - reach, y - reach, x + reach, y + reach) for x, y in target.points_xy)
+
+
+def object_points(target: Target) -> Points:
+    """A point on each object: its own, else the centre of its box or mask."""
+    if target.points_xy:
+        return cast(Points, tuple(target.points_xy))
+    return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in object_boxes(target))
+
+
 def is_validation_split(split: object) -> bool:
     """Whether a split (`extra_info.split`) is for validation, by its name.
 

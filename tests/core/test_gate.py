@@ -204,7 +204,7 @@ def test_parts_of_a_step_are_one_step() -> None:
     gate = Gate(bar=0.6, window=1, patience=2)
     parts = [Observation(1, 0, 0.9, 2), Observation(1, 0, 0.5, 2)]
     state = run(gate, GateState(), parts)[-1]
-    assert (state.stage, state.windowed_mean(gate)) == (0, pytest.approx(0.7))
+    assert (state.stage, state.entries) == (0, ((1, pytest.approx(2.8), 4),))
     assert advance(gate, state, Observation(2, 0, 0.9, 2), 2).stage == 1
 
 

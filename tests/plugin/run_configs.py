@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import Target
-from verl_visionr1.plugin.run_facts import TRACKER
 from verl_visionr1.rewards.context import STATE_FILE
+from verl_visionr1.rollouts.places import TRACKER
 
 SPEC = importlib.util.find_spec("verl")
 CONFIGS = Path(str(SPEC.origin)).parent / "trainer" / "config" if SPEC is not None else Path()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_configs import checkpoint, config_of
 
-from verl_visionr1.plugin.run_facts import TRACKER
+from verl_visionr1.rollouts.places import TRACKER
 from verl_visionr1.runtime import agreement, checkpoints
 
 pytestmark = pytest.mark.verl

@@ -11,10 +11,10 @@ pytest.importorskip("verl")
 from run_configs import config_of, row, write
 
 from verl_visionr1 import PRESETS, Target
+from verl_visionr1.answers.writers import WRITERS
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import ResponseContext, evaluate_completion
 from verl_visionr1.runtime.criteria_trial import _right_answer, criteria_problems
-from verl_visionr1.tools.audit.writers import WRITERS
 
 pytestmark = pytest.mark.verl
 

@@ -53,7 +53,7 @@ def test_validation_is_judged_by_a_stage_that_training_reaches() -> None:
     stages = {total: context_at(1, total, is_validation=True).rule(late, "final").stage for total in (1, 5, 10, 100)}
     assert stages == {1: 0, 5: 0, 10: 1, 100: 1}
     extended = context_at(1, 5, n_steps=40, is_validation=True).rule(late, "final")
-    assert (extended.stage, extended.thresholds) == (1, late.final), "step 6 of 40 and later are at progress 1"
+    assert (extended.stage, extended.thresholds) == (1, late.points[-1][1]), "step 6 of 40 and later are at progress 1"
     gated = context_at(1, 1, is_validation=True, gates={}).rule(late, "final")
     assert gated.stage == 1, "a gate may open at any step"
 

@@ -14,6 +14,11 @@ from verl_visionr1.targets import TargetError
 PIXELS = Target(task="detection", size_wh=(140, 84), boxes_xyxy=[[14, 14, 70, 42]], labels=["cat"])
 
 
+def data_of(file: Path) -> dict[str, object]:
+    keys = {"image_key": "images", "prompt_key": "prompt"}
+    return {"train_files": str(file), "val_files": None, **keys, "max_prompt_length": 4096}
+
+
 @pytest.mark.verl
 @pytest.mark.parametrize("image", [0, 1, 2])
 def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) -> None:
@@ -50,13 +55,7 @@ def test_a_model_of_the_hub_is_told_by_its_name(
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
     config = config_of(frame="auto", model=model)
-    config.data = {
-        "train_files": str(file),
-        "val_files": None,
-        "image_key": "images",
-        "prompt_key": "prompt",
-        "max_prompt_length": 4096,
-    }
+    config.data = data_of(file)
     assert len(row_problems(config)) == is_refused
 
 
@@ -91,13 +90,7 @@ def test_rows_of_several_images_are_refused_before_training(
     truths = [(PIXELS, "<image>?"), (replace(PIXELS, image=1), two), (of_text, two), (PIXELS, two)]
     file = write_rows(tmp_path / "rows.parquet", [("x", truth.to_json(), question) for truth, question in truths])
     config = config_of(frame=frame, model=model_folder(tmp_path, model_type))
-    config.data = {
-        "train_files": str(file),
-        "val_files": None,
-        "image_key": "images",
-        "prompt_key": "prompt",
-        "max_prompt_length": 4096,
-    }
+    config.data = data_of(file)
     found = row_problems(config)
     assert len(found) == is_refused
     assert all(problem.startswith(f"data.train_files: {file}: row 3 has 2 images") for problem in found)

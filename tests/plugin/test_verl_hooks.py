@@ -10,7 +10,8 @@ import pytest
 from verl_rows import config_of, infos_of
 
 from verl_visionr1.plugin.config import ConfigError
-from verl_visionr1.plugin.training_state import StepCollector, StepRows, parts_a_step
+from verl_visionr1.plugin.run_facts import parts_a_step
+from verl_visionr1.plugin.training_state import StepCollector, StepRows
 
 
 def test_parts_of_a_step_are_put_together() -> None:

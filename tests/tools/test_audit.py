@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from verl_visionr1 import PRESETS, Target
+from verl_visionr1.answers.writers import WRITERS
 from verl_visionr1.cli import app
 from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit import CHECKS, GROUND_TRUTHS, Limits, Report, Subject, audit
 from verl_visionr1.tools.audit.callables import to_number
 from verl_visionr1.tools.audit.scenes import list_scenes
-from verl_visionr1.tools.audit.writers import WRITERS
 
 BAD = str(Path(__file__).parents[1] / "rewards_to_audit.py")
 PATIENT = Limits(ms=250.0)  # a test machine may be busy; the command's own is 10 ms

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.answers.writers import FORMS, WRITERS, Language
 from verl_visionr1.boxes import iou
+from verl_visionr1.conversion.tokens import usual_format
 from verl_visionr1.frames import frame_named, points_to_original, to_original
 from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit import CHECKS
 from verl_visionr1.tools.audit.battery import battery, perfect_probes
-from verl_visionr1.tools.audit.callables import usual_format
 from verl_visionr1.tools.audit.checks import list_relations
 from verl_visionr1.tools.audit.scenes import JUNK, SIDE, list_scenes
-from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Language
 
 KINDS = {
     **dict.fromkeys(("detection", "grounding"), ("boxes",)),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_visionr1 import PRESETS, Target, score
-from verl_visionr1.tools.explain.page import visible
+from verl_visionr1.rollouts.dumps import visible
 
 
 def test_the_page_holds_every_step() -> None:
@@ -101,7 +101,7 @@ HOSTILE = (
 def test_what_a_model_wrote_is_shown_not_obeyed(hostile: str) -> None:
     shown = page(explained(said((CAT, hostile), (DOG, "dog")) + hostile))
     assert not set(shown) & {"\x1b", "\u202e", "\ud800", "\x00", "\x07", "\r"}
-    assert visible(hostile, one_line=True) in shown
+    assert visible(hostile, newline=r"\n") in shown
 
 
 @settings(max_examples=20)

@@ -69,7 +69,7 @@ def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> 
         return Answer((), (), 0, envelope_defects)
     draft = Draft(envelope_defects)
     position = 0
-    for end, chunk in _chunks(body, kind):
+    for end, chunk in _chunks(body):
         position = end
         if _holds(chunk, kind):
             _read_object(draft, chunk, kind)
@@ -81,8 +81,8 @@ def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> 
     return draft.answer()
 
 
-def _chunks(body: str, kind: str) -> Iterator[tuple[int, str]]:
-    """Yield the end and the text of each innermost object; braces inside an object with `kind` belong to its label."""
+def _chunks(body: str) -> Iterator[tuple[int, str]]:
+    """Yield the end and the text of each innermost object; braces of one with a key of `OTHERS` belong to its text."""
     for match in _NESTED.finditer(body):
         chunk = match.group()
         inner = list(_OBJECT.finditer(chunk)) if "{" in chunk[1:] else []

@@ -99,15 +99,18 @@ def parse_gemma_json(text: str) -> Answer:
     return replace(answer, boxes_xyxy=tuple([(x1, y1, x2, y2) for y1, x1, y2, x2 in answer.boxes_xyxy]))
 
 
-def write_json(places: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
-    """Write boxes (four numbers each) or points (two) as Qwen's models do; missing labels become "".
+def write_json(places: Sequence[Sequence[float | str]], labels: Sequence[str], key: str = "") -> str:
+    """Write boxes (four numbers, or their texts) or points (two) as Qwen's models do; missing labels become "".
 
     >>> write_json([(1, 2)], ["cat"])
     '[{"point_2d": [1, 2], "label": "cat"}]'
     """
     pairs = zip(places, labels or ("",) * len(places), strict=True)
-    items = [{"bbox_2d" if len(xs) == 4 else "point_2d": [*xs], "label": label} for xs, label in pairs]
-    return json.dumps(items, ensure_ascii=False)
+    rows = [
+        f'{{"{key or ("bbox_2d" if len(xs) == 4 else "point_2d")}": [{", ".join(map(str, xs))}], "label": {label}}}'
+        for xs, label in ((xs, json.dumps(label, ensure_ascii=False)) for xs, label in pairs)
+    ]
+    return f"[{', '.join(rows)}]"
 
 
 # Vision-R1's wording (arXiv 2503.18013, released code).

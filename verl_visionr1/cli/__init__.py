@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +26,7 @@ from verl_visionr1.cli import (
     schedule,
     score,
 )
+from verl_visionr1.cli.rollouts import stop
 
 COMMANDS = (
     *(doctor.doctor, explain.explain, score.score, eval.eval, audit.audit, schedule.schedule, preset.preset),
@@ -51,8 +54,21 @@ def root(
     """Options of the program."""
 
 
+def stopping(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command print an error about its input, in one line, and exit with code 2."""
+
+    @wraps(command)
+    def run(*given: Any, **named: Any) -> None:
+        try:
+            command(*given, **named)
+        except ValueError as error:  # RowsError, RewardError, FrameError, ...
+            raise stop(command.__name__, error) from None
+
+    return run
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(stopping(command))
 app.add_typer(convert.app, name="convert")
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from verl_visionr1.cli.rollouts import stop
 from verl_visionr1.tools.audit import CHECKS, AuditError, Limits, Report, Subject, TaskReport
 from verl_visionr1.tools.audit import audit as run_audit
 
@@ -47,15 +46,12 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited."""
-    try:
-        for name, value in (("limit-ms", limit_ms), ("deadline", deadline)):
-            if not value > 0:
-                raise AuditError(f"--{name} {value:g}: needs a number above 0")
-        subject = Subject(place, answer_format, progress, ground_truth, data_source, chat)
-        limits = Limits(limit_ms, _range(value_range))
-        report = run_audit(subject, task or (), scenes=scene or (), limits=limits, deadline_s=deadline, is_quick=quick)
-    except (AuditError, ValueError) as error:  # RewardError and FunctionError are ValueErrors
-        raise stop("audit", error) from None
+    for name, value in (("limit-ms", limit_ms), ("deadline", deadline)):
+        if not value > 0:
+            raise AuditError(f"--{name} {value:g}: needs a number above 0")
+    subject = Subject(place, answer_format, progress, ground_truth, data_source, chat)
+    limits = Limits(limit_ms, _range(value_range))
+    report = run_audit(subject, task or (), scenes=scene or (), limits=limits, deadline_s=deadline, is_quick=quick)
     if as_json:
         plain = json.dumps(msgspec.to_builtins(report))
         typer.echo(json.dumps(json.loads(plain, parse_constant=lambda _: None), indent=1))  # JSON has no NaN

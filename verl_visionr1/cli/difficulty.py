@@ -46,29 +46,26 @@ def difficulty(
     from verl_visionr1.tools.difficulty.view import view_of
 
     skipped = Counts()
-    try:
-        rules = Rules(
-            metric=metric,
-            bar=bar,
-            min_samples=min_samples,
-            match=match,
-            min_rate=min_rate,
-            max_rate=max_rate,
-            unseen=unseen,
-            limit=limit,
-        )
-        setup = judging_for(files, options, given.columns_of(column, COLUMNS))
-        places = _training_dumps(files, setup, has_data=bool(data))
-        data = data or _trained(files, setup)
-        if out is not None:
-            if out.suffix != ".parquet":
-                raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
-            refuse_overwriting(out, files, data)
-        with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
-            rows = read_training_rows(data, on_error=on_error, counts=skipped)
-            report = filter_by_difficulty(rollouts, rows, setup.judging, rules, out=out, skipped=skipped)
-    except ValueError as error:
-        raise given.stop("difficulty", error) from None
+    rules = Rules(
+        metric=metric,
+        bar=bar,
+        min_samples=min_samples,
+        match=match,
+        min_rate=min_rate,
+        max_rate=max_rate,
+        unseen=unseen,
+        limit=limit,
+    )
+    setup = judging_for(files, options, given.columns_of(column, COLUMNS))
+    places = _training_dumps(files, setup, has_data=bool(data))
+    data = data or _trained(files, setup)
+    if out is not None:
+        if out.suffix != ".parquet":
+            raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
+        refuse_overwriting(out, files, data)
+    with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
+        rows = read_training_rows(data, on_error=on_error, counts=skipped)
+        report = filter_by_difficulty(rollouts, rows, setup.judging, rules, out=out, skipped=skipped)
     given.say([*setup.notes, *(f"left out: {example}" for example in skipped.examples)])
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(report, str_keys=True), indent=2))

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from verl_visionr1.cli.rollouts import say, stop
+from verl_visionr1.cli.rollouts import say
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.settings import needs_one_of
 
@@ -74,24 +74,19 @@ def doctor(
     from verl_visionr1.tools.doctor.examination import examine
     from verl_visionr1.tools.doctor.truth import Scope
 
-    try:
-        if boxes_are is not None and fix is None:
-            raise ValueError(f"--boxes-are {boxes_are}: needs --fix OUT.parquet")
-        if boxes_are is not None and boxes_are not in NAMED:
-            raise ValueError(f"--boxes-are {boxes_are}: {needs_one_of(boxes_are, NAMED)}")
-        examination = examine(
-            files, val or (), Scope(max_response, max_prompt, family, images, images_dir, delegate or ())
-        )
-        if verl == "yes" or (verl == "auto" and find_spec("verl") is not None):
-            _load_with_verl(examination)
-        if fix is not None:
-            _fix(files, fix, boxes_are)
-        if html is not None:
-            from verl_visionr1.tools.doctor.page import write_page
+    if boxes_are is not None and fix is None:
+        raise ValueError(f"--boxes-are {boxes_are}: needs --fix OUT.parquet")
+    if boxes_are is not None and boxes_are not in NAMED:
+        raise ValueError(f"--boxes-are {boxes_are}: {needs_one_of(boxes_are, NAMED)}")
+    examination = examine(files, val or (), Scope(max_response, max_prompt, family, images, images_dir, delegate or ()))
+    if verl == "yes" or (verl == "auto" and find_spec("verl") is not None):
+        _load_with_verl(examination)
+    if fix is not None:
+        _fix(files, fix, boxes_are)
+    if html is not None:
+        from verl_visionr1.tools.doctor.page import write_page
 
-            write_page(examination, html)
-    except ValueError as error:  # RowsError is one
-        raise stop("doctor", error) from None
+        write_page(examination, html)
     if as_json:
         typer.echo(json.dumps(_as_dict(examination), indent=1))
     else:

@@ -168,8 +168,6 @@ def eval(
                 say=lambda line: given.say([line]),
             )
         _report(_of_folder(out, None if recompute else data, limit, measuring, is_auto=is_auto), other, out)
-    except ValueError as error:
-        raise given.stop("eval", error) from None
     except KeyboardInterrupt:
         given.say([f"stopped; run the same command again to resume in {out}"])
         raise typer.Exit(130) from None

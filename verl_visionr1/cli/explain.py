@@ -95,9 +95,7 @@ def explain(
             notes += _draw(explanation, draw, image, rollout, data or setup.data)
     except CriterionError as error:
         reason = f"no reward: {error}; in training such a row has reward 0; correct the function"
-        raise given.stop("explain", CriterionError(reason)) from None
-    except ValueError as error:  # RewardError, FrameError, TargetError, RowsError, ...
-        raise given.stop("explain", error) from None
+        raise CriterionError(reason) from None
     if as_json:
         typer.echo(json.dumps({**explanation.as_dict(), "saved": rollout.saved}, indent=2))
     else:

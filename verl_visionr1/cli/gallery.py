@@ -40,27 +40,24 @@ def gallery(
 
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
-    try:
-        columns = given.columns_of(column)
-        setup = judging_for(paths, options, columns)
-        settings = Settings(
-            setup.judging,
-            data=tuple(data or setup.data),
-            title=title,
-            limit=limit,
-            side=side,
-            has_causes=causes,
-            validation_names=tuple(setup.validation_names),
-            options=_explain_options(options),
-            columns=columns,
-            on_error=on_error,
-        )
-        with errors.status("judging") if sys.stderr.isatty() else nullcontext():
-            written = write_gallery(paths, out, settings)
-        if not written.n_all:
-            raise RowsError(f"{paths[0]}: {' '.join(written.notes) or no_row(Counts())}")
-    except ValueError as error:
-        raise given.stop("gallery", error) from None
+    columns = given.columns_of(column)
+    setup = judging_for(paths, options, columns)
+    settings = Settings(
+        setup.judging,
+        data=tuple(data or setup.data),
+        title=title,
+        limit=limit,
+        side=side,
+        has_causes=causes,
+        validation_names=tuple(setup.validation_names),
+        options=_explain_options(options),
+        columns=columns,
+        on_error=on_error,
+    )
+    with errors.status("judging") if sys.stderr.isatty() else nullcontext():
+        written = write_gallery(paths, out, settings)
+    if not written.n_all:
+        raise RowsError(f"{paths[0]}: {' '.join(written.notes) or no_row(Counts())}")
     given.say([*setup.notes, *written.notes])
     part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"
     typer.echo(

@@ -58,8 +58,6 @@ def plan(
         chosen = choosing.plan(shape, machine, run)
     except choosing.NothingFitsError as error:
         raise stop("plan", error, code=1) from None
-    except ValueError as error:
-        raise stop("plan", error) from None
     if assumed:
         is_here = "is" if attention == "flash" else "is not"
         console.print(f"flash-attn {is_here} installed here: planned with --attention {attention}", highlight=False)

@@ -9,8 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from verl_visionr1.cli.rollouts import stop
-
 if TYPE_CHECKING:
     from verl_visionr1.rewards import Preset
 
@@ -29,10 +27,7 @@ def preset(
     if name is None:
         console.print(_table(PRESETS))
         return
-    try:
-        plain = preset_to_dict(find_preset(name))
-    except ValueError as error:
-        raise stop("preset", error) from None
+    plain = preset_to_dict(find_preset(name))
     typer.echo(msgspec.yaml.encode(plain).decode(), nl=False)
 
 

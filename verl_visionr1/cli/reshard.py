@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from verl_visionr1.cli.rollouts import stop
-
 Checkpoint = Annotated[Path, typer.Argument(help="a checkpoint (global_step_N), or a run's folder for its last one")]
 Workers = Annotated[int, typer.Option("--workers", help="trainer.nnodes x trainer.n_gpus_per_node of the resumed run")]
 FsdpSize = Annotated[int, typer.Option("--fsdp-size", help="actor.fsdp_config.fsdp_size of the resumed run; -1: all")]
@@ -19,10 +17,7 @@ def reshard(checkpoint: Checkpoint, workers: Workers, fsdp_size: FsdpSize = -1, 
     """Rewrite a checkpoint of verl's FSDP2 trainer for another number of training workers: weights and optimizer."""
     from verl_visionr1.runtime.resharding import reshard as rewrite
 
-    try:
-        done = rewrite(checkpoint, workers, fsdp_size=fsdp_size, remove_old=remove_old)
-    except ValueError as error:
-        raise stop("reshard", error) from None
+    done = rewrite(checkpoint, workers, fsdp_size=fsdp_size, remove_old=remove_old)
     typer.echo(
         f"{done.step}: {done.n_before} -> {done.n_workers} training workers, {done.n_bytes / 1e6:.1f} MB written; "
         f"resume with trainer.nnodes x trainer.n_gpus_per_node = {done.n_workers}"

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from verl_visionr1.cli.rollouts import quiet, say, stop
-from verl_visionr1.files import RowsError
+from verl_visionr1.cli.rollouts import quiet, say
 
 GALLERY_SECONDS = 60.0
 """Most seconds that a report waits for the gallery of the last validation."""
@@ -54,11 +53,8 @@ def watch(
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
     if pid is None and not (run_dir / "metrics").is_dir():  # no process is about to start a run there
-        raise stop("watch", RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?"))
-    try:
-        total_steps = total_steps or planned_steps(run_dir)
-    except RowsError as error:
-        raise stop("watch", error) from None
+        raise RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?")
+    total_steps = total_steps or planned_steps(run_dir)
     say(record_notes(run_dir))
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
@@ -70,13 +66,9 @@ def report(run_dir: RunDir) -> None:
     """
     from verl_visionr1.rollouts.page import describe_page
     from verl_visionr1.tools.runs.report import report as report_run
-    from verl_visionr1.tools.runs.steps import RunError
     from verl_visionr1.tools.runs.validations import validation_folder
 
-    try:
-        made = report_run(run_dir)
-    except (RunError, RowsError) as error:
-        raise stop("report", error) from None
+    made = report_run(run_dir)
     console = Console()
     for table in made.tables:
         console.print(table)

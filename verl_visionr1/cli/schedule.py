@@ -52,25 +52,22 @@ def schedule(
     """Print a schedule: thresholds over training; with --rollouts, scores of saved rollouts under each stage."""
     console = Console(highlight=False)
     found = None
-    try:
-        rollouts = [*([run] if run is not None else []), *(rollouts or [])]
-        options = replace(options, preset=preset)
-        setup = judging_for(rollouts, options, given.columns_of(column)) if rollouts else _setup_of(options)
-        steps = steps or (None if setup.run is None else setup.run.last.total_steps)
-        changed = _changed(setup.judging.preset, {"kind": kind, "at": at, "stages": stages, "starts": starts})
-        family = setup.judging.frame.name
-        reason = switch_of(family).reason if changed.schedule.follows_model else None
-        changed = replace(changed, schedule=follow_model(changed.schedule, family))
-        if rollouts:
-            judging = replace(setup.judging, preset=changed, earlier=())
-            if (routes := judging.routes) is not None:
-                routes = Routes(changed, routes.by_task, routes.by_source, routes.by_column, routes.column)
-                judging = replace(judging, routes=routes)
-            counts, names = Counts(), setup.validation_names
-            with given.opened(rollouts, data or setup.data, column, on_error, counts, validation_names=names) as stream:
-                found = replay(stream, judging, counts)
-    except ValueError as error:
-        raise given.stop("schedule", error) from None
+    rollouts = [*([run] if run is not None else []), *(rollouts or [])]
+    options = replace(options, preset=preset)
+    setup = judging_for(rollouts, options, given.columns_of(column)) if rollouts else _setup_of(options)
+    steps = steps or (None if setup.run is None else setup.run.last.total_steps)
+    changed = _changed(setup.judging.preset, {"kind": kind, "at": at, "stages": stages, "starts": starts})
+    family = setup.judging.frame.name
+    reason = switch_of(family).reason if changed.schedule.follows_model else None
+    changed = replace(changed, schedule=follow_model(changed.schedule, family))
+    if rollouts:
+        judging = replace(setup.judging, preset=changed, earlier=())
+        if (routes := judging.routes) is not None:
+            routes = Routes(changed, routes.by_task, routes.by_source, routes.by_column, routes.column)
+            judging = replace(judging, routes=routes)
+        counts, names = Counts(), setup.validation_names
+        with given.opened(rollouts, data or setup.data, column, on_error, counts, validation_names=names) as stream:
+            found = replay(stream, judging, counts)
     given.say(setup.notes)
     if as_json:
         points = [{"progress": start, **asdict(thresholds)} for start, thresholds in changed.schedule.points]

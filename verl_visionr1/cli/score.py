@@ -43,31 +43,28 @@ def score(
 ) -> None:
     """Score saved rollouts again, as the run did or with any reward: means, groups, and the run's own rewards."""
     reports: dict[str, Report] = {}
-    try:
-        columns = given.columns_of(column)
-        setup = judging_for(files, options, columns)
-        if out is not None:
-            refuse_overwriting(out, files)
-        dumps = dumps_of(files)
-        other = _other(vs, setup.judging)
-        with nullcontext() if out is None else scored_rows(out) as on_row:
-            for dump in dumps:
-                counts = Counts()
-                source = given.opened(
-                    list(dump.files),
-                    data or setup.data,
-                    column,
-                    on_error,
-                    counts,
-                    validation_names=setup.validation_names,
+    columns = given.columns_of(column)
+    setup = judging_for(files, options, columns)
+    if out is not None:
+        refuse_overwriting(out, files)
+    dumps = dumps_of(files)
+    other = _other(vs, setup.judging)
+    with nullcontext() if out is None else scored_rows(out) as on_row:
+        for dump in dumps:
+            counts = Counts()
+            source = given.opened(
+                list(dump.files),
+                data or setup.data,
+                column,
+                on_error,
+                counts,
+                validation_names=setup.validation_names,
+            )
+            with source as rollouts:
+                reports[dump.name] = rescore(
+                    rollouts, setup.judging, other=other, n_shown=show, counts=counts, on_row=on_row
                 )
-                with source as rollouts:
-                    reports[dump.name] = rescore(
-                        rollouts, setup.judging, other=other, n_shown=show, counts=counts, on_row=on_row
-                    )
-                given.say(f"left out: {example}" for example in counts.examples)
-    except ValueError as error:
-        raise given.stop("score", error) from None
+            given.say(f"left out: {example}" for example in counts.examples)
     given.say(setup.notes)
     if as_json:
         plain = msgspec.to_builtins(reports)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import pyarrow as pa
 import typer
 
 from verl_visionr1.conversion.identity import (
@@ -39,7 +38,7 @@ from verl_visionr1.conversion.referring import PICKLES, in_any_split
 from verl_visionr1.conversion.sources import read_json, read_pickle, read_records
 from verl_visionr1.conversion.values import record_of
 from verl_visionr1.files import RowsError, write_whole
-from verl_visionr1.rows import open_parquet
+from verl_visionr1.rows import open_parquet, parquet_errors
 
 NAMES = (
     *("file_name", "filename", "image_filename", "img_filename", "image_name", "image_path", "img_path", "filepath"),
@@ -201,18 +200,15 @@ def _read_json_records(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the records, without the bytes of images."""
     wanted = {*NAMES, *IDS, *COLLECTIONS, "split", "sent_ids", "extra_info"}
-    with open_parquet(path) as file:
+    with open_parquet(path) as file, parquet_errors(path):
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
         names = [leaf.path for leaf in leaves if leaf.path.split(".")[0] in wanted and not _is_bytes(leaf)]
         if not names:
             reason = f"no column names an image: it has {', '.join(file.schema_arrow.names)}"
             raise RowsError(f"{path}: {reason}; rename the image's column to {NAMES[0]}")
-        try:
-            rows = (row for batch in file.iter_batches(columns=names) for row in batch.to_pylist())
-            for number, row in enumerate(rows):
-                yield f"{path.name}: entry {number}", row
-        except (pa.ArrowException, OSError) as error:
-            raise RowsError(f"{path}: not a whole parquet file ({error}); copy it again") from None
+        rows = (row for batch in file.iter_batches(columns=names) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            yield f"{path.name}: entry {number}", row
 
 
 def _is_bytes(leaf: Any) -> bool:

@@ -6,7 +6,7 @@ import string
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.box_check import MOST_CLIPPED, BoxCheck
@@ -15,7 +15,7 @@ from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.rows import PLACEHOLDERS
-from verl_visionr1.settings import needs_one_of
+from verl_visionr1.settings import choices_of, needs_one_of
 
 DataSource = Annotated[str, "verl's name of the data set, by which it groups validation; may contain {task}."]
 Split = Annotated[str, "Name of the split, kept in extra_info; selects the split if the data set has several."]
@@ -140,11 +140,7 @@ class BoxFlags(Flags):
 @cache
 def _choices_of(flags_type: type[Flags]) -> dict[str, tuple[str, ...]]:
     """Return the choices of each field that has some. Resolving the annotations takes a millisecond or more."""
-    literals = {
-        name: [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
-        for name, hint in get_type_hints(flags_type).items()
-    }
-    return {name: get_args(found[0]) for name, found in literals.items() if found}
+    return {name: found for name, hint in get_type_hints(flags_type).items() if (found := choices_of(hint))}
 
 
 @cache

@@ -11,8 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
-from verl_visionr1.conversion.sources import read_bytes
-from verl_visionr1.files import RowError, RowsError, walk
+from verl_visionr1.files import RowError, RowsError, read_bytes, walk
 from verl_visionr1.images import EmbeddedImage, read_size
 
 IMAGE_SUFFIXES = frozenset(

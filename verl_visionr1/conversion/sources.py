@@ -13,7 +13,6 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
@@ -21,7 +20,7 @@ from xml.etree.ElementTree import Element
 import msgspec
 
 from verl_visionr1.conversion.pickled_numpy import stand_in
-from verl_visionr1.files import RowError, RowsError, walk
+from verl_visionr1.files import RowError, RowsError, read_bytes, reading, walk
 
 T = TypeVar("T")
 _BATCH_ROWS = 100  # rows with images in memory as Python objects
@@ -30,34 +29,13 @@ _NO_RECORDS = re.compile(r"(?:dataset_info|dataset_dict|state)\.json|cache-.*\.a
 """Files of `datasets` beside its data: metadata, and results of earlier `map`s."""
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Name the file in errors raised while reading it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise RowsError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise RowsError(f"{path}: cannot be read: {error}; save it as UTF-8") from None
-    except csv.Error as error:
-        raise RowsError(f"{path}: cannot be read as a table: {error}; correct it") from None
-    except OSError as error:
-        raise RowsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file; `RowsError` if it cannot be read."""
-    with _reading(path):
-        return path.read_bytes()
-
-
 def sha256_of(paths: Sequence[Path]) -> str:
     """Return a digest of files' names and contents, for the provenance of rows; depends on the order of the paths."""
     digest = hashlib.sha256()
     for path in paths:
         if len(paths) > 1:
             digest.update(os.fsencode(path.name) + b"\0")
-        with _reading(path), open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -74,7 +52,7 @@ def read_json(path: Path, type: type[T] | Any = Any, advice: str = "is it the ri
 
     Raises `RowsError`: missing or garbled file, or another layout.
     """
-    with _reading(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise RowsError(f"{path}: not complete JSON (it is empty); fetch the file again")
         # mapped: the text stays in the page cache, not in our memory
@@ -144,7 +122,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number, line) of the lines of a UTF-8 text that are not blank; blank lines are counted."""
-    with _reading(path), open(path, encoding="utf-8-sig") as file:
+    with reading(path), open(path, encoding="utf-8-sig") as file:
         yield from ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
 
 
@@ -159,7 +137,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
 
     Raises `RowsError`: it cannot be read, or is not a table.
     """
-    with _reading(path), open(path, newline="", encoding="utf-8-sig") as file:
+    with reading(path), open(path, newline="", encoding="utf-8-sig") as file:
         first = file.readline()
         file.seek(0)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -181,7 +159,7 @@ def _read_arrow(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
     try:
-        with _reading(path), open(path, "rb"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        with reading(path), open(path, "rb"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from batch.slice(start, _BATCH_ROWS).to_pylist()

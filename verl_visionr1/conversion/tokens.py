@@ -13,11 +13,11 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from verl_visionr1.answers.qwen import write_json
+from verl_visionr1.answers.writers import WRITERS
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent, Frame
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
-from verl_visionr1.targets import Target
+from verl_visionr1.targets import Target, object_boxes, object_points
 
 _PIECE = re.compile(r"\d|[^\W\d_]+|[^\w\s]+|_")
 _TEMPLATE_TOKENS = 25  # the chat template around one user's turn
@@ -83,14 +83,29 @@ def write_answer(target: Target, frame: Frame | None = None) -> str:
     >>> write_answer(target, FRAMES["qwen3-vl"])
     '[{"bbox_2d": [0, 250, 500, 1000], "label": "red circle"}]'
     """
-    if target.task in ("text", "counting"):
-        return target.answer if target.answer is not None else str(target.count)
-    width, height = target.size_wh
-    if frame is not None and frame.extent is Extent.FIXED:
-        width, height = frame.size_wh(target.size_wh)
-    sides = [width / target.size_wh[0], height / target.size_wh[1]] * 2
-    boxes = [[round(v * side) for v, side in zip(box, sides, strict=True)] for box in target.boxes_xyxy]
-    return write_json(boxes, target.labels)
+    writer = WRITERS[usual_format(target.task)]
+    whole_wh = target.size_wh if frame is None or frame.extent is not Extent.FIXED else frame.size_wh(target.size_wh)
+    items = right_items(target, writer.kind, whole_wh)
+    return writer.write([(tuple(map(round, xs)), label) for xs, label in items])
+
+
+def usual_format(task: str) -> str:
+    """The format in which a task is usually answered."""
+    return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
+
+
+def right_items(target: Target, kind: str, whole_wh: Sequence[float]) -> list[tuple[tuple[float, ...], str]]:
+    """The right answer as items of a `Writer` of that kind.
+
+    Args:
+        whole_wh: width and height of the image in the unit of the places.
+    """
+    if kind in ("words", "count"):
+        return [((), target.answer or "")] * (1 if kind == "words" else target.count or 0)
+    places: Sequence[Sequence[float]] = object_points(target) if kind == "points" else object_boxes(target)
+    factors = whole_wh[0] / target.size_wh[0], whole_wh[1] / target.size_wh[1]
+    scaled = [tuple([x * factors[axis % 2] for axis, x in enumerate(place)]) for place in places]
+    return list(zip(scaled, target.labels or ("",) * len(places), strict=False))
 
 
 def load_answer_counter(model: Path) -> Callable[[Target], int]:

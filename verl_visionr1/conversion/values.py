@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 from verl_visionr1.files import RowError
 
@@ -35,7 +35,7 @@ def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
     raise RowError(f"no {keys[0]}", f"{where}: {shown}: needs a text under {' or '.join(keys)}; {ADVICE}")
 
 
-def is_numbers(value: Any, n: int) -> bool:
+def is_numbers(value: Any, n: int) -> TypeGuard[Sequence[float]]:
     """Whether a value is a list of n JSON numbers, each within the range of a float."""
     is_list = isinstance(value, list | tuple) and len(value) == n
     return is_list and all(type(it) is float or (type(it) is int and is_finite(it)) for it in value)
@@ -58,6 +58,12 @@ def _to_float(value: Any) -> float:
     with suppress(TypeError, ValueError, OverflowError):
         return math.nan if isinstance(value, bool) else float(value)
     return math.nan
+
+
+def parsed_number(text: str) -> float | None:
+    """Parse a finite number; None for any other text."""
+    number = _to_float(text)
+    return number if math.isfinite(number) else None
 
 
 def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool = False) -> list[float]:

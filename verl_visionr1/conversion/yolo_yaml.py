@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from verl_visionr1.conversion.image_files import find_below, read_names
-from verl_visionr1.conversion.sources import read_bytes
-from verl_visionr1.files import RowsError
+from verl_visionr1.files import RowsError, read_bytes
 
 SPLIT_KEYS = {"val": ("val", "validation", "valid")}
 """Keys of data.yaml for a split that has several spellings."""

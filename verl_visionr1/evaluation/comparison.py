@@ -13,7 +13,6 @@ import numpy as np
 from verl_visionr1.boxes import Array
 from verl_visionr1.evaluation.correlation import Correlated
 from verl_visionr1.evaluation.records import Cell, Evaluation, RowNumbers, Section, Table
-from verl_visionr1.evaluation.settings import LEVEL
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE", "false alarms", "boxes per negative", "cut off"})
@@ -86,7 +85,7 @@ def _differences(mine: Section, yours: Section, *, is_paired: bool) -> Iterator[
             continue
         value = None if here.value is None or there.value is None else here.value - there.value
         drawn = _drawn(mine.draws.get(name), yours.draws.get(name), is_paired=is_paired)
-        low, high = interval(drawn, LEVEL, value, metric=name)
+        low, high = interval(drawn, value, metric=name)
         verdict = verdict_of(name, Estimate(value=value, low=low, high=high))
         yield [name, here.value, there.value, value, low, high, verdict]
 
@@ -133,7 +132,7 @@ def row_by_row(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, n_res
     ones = np.ones(len(both))
     means = Ratios(units, {"reward": (reward, ones), "change": (change, ones)})
     measured = [means, Correlated(units, reward, {"change": change})]
-    found, _ = estimates_of(measured, len(names), n_resamples=n_resamples, seed=0, level=LEVEL)
+    found, _ = estimates_of(measured, len(names), n_resamples=n_resamples, seed=0)
     rows: list[list[Cell]] = []
     for name, values, key in (("reward", reward, "reward"), (metric, change, "change")):
         rose, fell = int(np.count_nonzero(values > SAME)), int(np.count_nonzero(values < -SAME))

@@ -16,7 +16,8 @@ from typing import Any
 from verl_visionr1.evaluation.generation.prompts import Asked, asked_rows
 from verl_visionr1.evaluation.predictions import Prediction, identity_of, uid_of
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, value_at
+from verl_visionr1.rewards.routing import value_at
+from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import image_name
 

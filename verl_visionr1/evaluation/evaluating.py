@@ -14,8 +14,8 @@ from verl_visionr1.evaluation.predictions import Key, Prediction
 from verl_visionr1.evaluation.reading import Read, read_all
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
 from verl_visionr1.evaluation.sections import TASK_FAMILIES, Measurement, rounded
-from verl_visionr1.evaluation.settings import LEVEL, EvaluationError, EvaluationSettings, Family
-from verl_visionr1.rollouts.bootstrap import Estimate, interval
+from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings, Family
+from verl_visionr1.rollouts.bootstrap import LEVEL, Estimate, interval
 from verl_visionr1.rollouts.inference import frame_note, sample_of
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout
@@ -145,7 +145,7 @@ def _averages(sections: Sequence[Section]) -> Iterable[Section]:
             if all(one.draws.get(name) for one in some):
                 mean = np.mean([np.array(one.draws[name], dtype=np.float64) for one in some], axis=0)
                 draws[name] = rounded(mean)
-            low, high = interval(mean, LEVEL, value, metric=name)
+            low, high = interval(mean, value, metric=name)
             estimates[name] = Estimate(value=value, low=low, high=high, n=len(some))
         yield Section(
             source=f"mean of {len(some)} data sources",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from verl_visionr1.evaluation.comparison import DIFFERENCES, ROW_BY_ROW, compare
 from verl_visionr1.evaluation.records import Cell, Evaluation, Section, Table
 from verl_visionr1.rollouts.bootstrap import Estimate
+from verl_visionr1.rollouts.dumps import visible
 
 MAX_TABLE_ROWS = 100
 """Longer tables are cut; the JSON report has them complete."""
@@ -138,5 +139,4 @@ def _plain(text: str) -> str:
     >>> _plain("a|b\\n<i>")
     'a\\\\|b &lt;i>'
     """
-    text = "".join([char if char.isprintable() else " " for char in text])
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return visible(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

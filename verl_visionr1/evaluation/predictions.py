@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.columns import value_at
+from verl_visionr1.files import RowsError, reading
+from verl_visionr1.rewards.routing import value_at
 
 Key: TypeAlias = tuple[str, int, int]
 """File, row and sample of an answer."""
@@ -81,20 +81,16 @@ def encode(predictions: Sequence[Prediction]) -> bytes:
 
 def read_predictions(file: Path) -> Iterator[Prediction]:
     """Read the predictions of a file in order; a cut-off last line is skipped."""
-    where = str(file)
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    return
-                where = f"{file}: line {number}"
+    with reading(file), file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
                 if not line.isspace():
                     yield _decode(line)
-    except OSError as error:
-        raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        reason = f"not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval"
-        raise RowsError(f"{where}: {reason}") from None
+            except ValueError as error:
+                reason = f"not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval"
+                raise RowsError(f"{file}: line {number}: {reason}") from None
 
 
 _decode = msgspec.json.Decoder(Prediction).decode

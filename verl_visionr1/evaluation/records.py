@@ -10,7 +10,7 @@ import msgspec
 from verl_visionr1.evaluation.correlation import Correlation
 from verl_visionr1.evaluation.predictions import Key
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
-from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.files import read_bytes, write_whole
 from verl_visionr1.rollouts.bootstrap import Estimate
 
 Cell: TypeAlias = str | float | int | None
@@ -117,13 +117,11 @@ def load(report: Path) -> Evaluation:
     Raises:
         EvaluationError: not a report, or one of another version; names the file.
     """
+    beside = report.with_suffix(ROWS_ENDING)
+    data, lines = read_bytes(report), read_bytes(beside) if beside.is_file() else b""
     try:
-        evaluation = msgspec.json.decode(report.read_bytes(), type=Evaluation)
-        beside = report.with_suffix(ROWS_ENDING)
-        lines = beside.read_bytes() if beside.is_file() else b""
+        evaluation = msgspec.json.decode(data, type=Evaluation)
         rows = msgspec.json.Decoder(RowNumbers).decode_lines(lines)
         return msgspec.structs.replace(evaluation, rows=rows)
-    except OSError as error:
-        raise RowsError(f"{report}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # msgspec's errors are ValueErrors, too
         raise EvaluationError(f"{report}: not a report of this version ({error}); evaluate again") from None

@@ -16,7 +16,7 @@ from verl_visionr1.evaluation.detections import detections_of
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.records import Cell, Section, Table
 from verl_visionr1.evaluation.rows import ROOTS, absent_labels, parts_of
-from verl_visionr1.evaluation.settings import LEVEL, EvaluationSettings, Family
+from verl_visionr1.evaluation.settings import EvaluationSettings, Family
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.bootstrap import Estimate, Measured, Ratios, digest_of, estimates_of
 
@@ -82,7 +82,6 @@ class Measurement:
             len(self.names),
             n_resamples=self.settings.resamples,
             seed=_seed(self.source, self.task),
-            level=LEVEL,
         )
         kept = {name: found for name, found in estimates.items() if not name.startswith(("pearson/", "spearman/"))}
         tables = [table for one in precisions if not one.prefix for table in _ap_tables(one, estimates)]

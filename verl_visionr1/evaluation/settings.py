@@ -20,8 +20,6 @@ WhichBox = Literal["first", "last", "only"]
 UnreadableCount = Literal["exclude", "zero"]
 Stage = Literal["final", "off"]
 Family = Literal["ap", "nms_ap", "rec", "grec", "negatives", "counting", "pointing", "text"]
-LEVEL = 0.95
-"""Level of the confidence intervals."""
 
 
 class EvaluationError(SettingsError):

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.plugin.config import PREFIX, Settings
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, RowsError, open_parquet, read_rows, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, RowsError, read_rows, schema_of, target_of
 from verl_visionr1.targets import TargetError
 
 BUDGET_KEY = "data.mm_processor_kwargs"
@@ -94,8 +94,7 @@ def _read(file: Path, settings: Settings) -> RewardRows:
     found, routes, number, row = RewardRows(), settings.routing, -1, dict[str, Any]()
     kinds: Counter[tuple[str, str, bool]] = Counter()
     try:
-        with open_parquet(file) as parquet:
-            optional = {"data_source", "agent_name"} & {*parquet.schema_arrow.names}
+        optional = {"data_source", "agent_name"} & {*schema_of(file).names}
         needed = [*(["data_source"] if routes.by_source or settings.delegate else []), *routes.column[:1]]
         for row in read_rows(file, columns=[*dict.fromkeys(["reward_model", *needed, *sorted(optional)])]):
             number += 1
@@ -122,9 +121,7 @@ def _read(file: Path, settings: Settings) -> RewardRows:
 
 def _advice(file: Path, row: Mapping[str, Any]) -> str:
     """What to do about a ground truth that is no target: convert the file, or leave its rows to verl's own reward."""
-    with open_parquet(file) as parquet:
-        is_ours = METADATA_KEY in (parquet.schema_arrow.metadata or {})
-    if "data_source" not in row or is_ours:
+    if "data_source" not in row or METADATA_KEY in (schema_of(file).metadata or {}):
         return CONVERT_AGAIN
     return (
         f"convert the file with `visionr1 convert`, or set {PREFIX}.delegate=[{row['data_source']}] to score these "

@@ -24,7 +24,7 @@ from verl_visionr1.plugin.data_files import DATA_KEYS, READ_BY_VERL, listed_file
 from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.run_facts import gate_problem
 from verl_visionr1.plugin.turns import turns_problem
-from verl_visionr1.rows import open_parquet
+from verl_visionr1.rows import schema_of
 
 
 class Preflight(Callback):
@@ -93,8 +93,7 @@ def data_problems(config: DictConfig, settings: Settings, *, skip_missing: bool 
 
 def _image_problem(file: Path, image_key: str) -> str | None:
     """Message about a missing image column: verl would train on text alone."""
-    with open_parquet(file) as parquet:
-        names = parquet.schema_arrow.names
+    names = schema_of(file).names
     held = [name for name in ("images", "image") if name in names]
     if image_key in names or not held:
         return None

@@ -30,6 +30,7 @@ from verl_visionr1.plugin.run_record import write_record
 from verl_visionr1.plugin.training_metrics import training_metrics
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.context import STATE_FILE, WIRE_KEY
+from verl_visionr1.rollouts.places import step_number
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
         if not file.is_file():
             lost = "" if self.progress.gates is None else ", and every gate begins at stage 0"
             self.progress.warnings.append(f"no {file}: progress counts over this run's own steps{lost}")
-            return int(checkpoint_dir.name.rpartition("_")[2])
+            return step_number(checkpoint_dir)
         state = json.loads(file.read_text())
         self.progress.restore(state)
         return state["step"]

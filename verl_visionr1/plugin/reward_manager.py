@@ -28,11 +28,11 @@ from verl_visionr1.plugin.config import ConfigError, require_supported_verl, set
 from verl_visionr1.plugin.delegation import accuracy_of, reward_model_problem
 from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
 from verl_visionr1.plugin.run_facts import (
-    first_step_of,
     frame_of,
     gate_problem,
     has_callback,
     model_config_of,
+    resumed_from,
     run_steps_of,
     step_of,
     total_steps_of,
@@ -44,6 +44,7 @@ from verl_visionr1.rewards import Preset, ResponseContext, Score
 from verl_visionr1.rewards.completion import apply_criteria, degeneration_metrics, read_completion
 from verl_visionr1.rewards.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.rewards.routing import DELEGATED, is_delegated
+from verl_visionr1.rollouts.places import step_number
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split, read_target
 
@@ -87,7 +88,7 @@ class VisionR1RewardManager(RewardManagerBase):
         others = (reward_router_address, reward_model_tokenizer)
         self.naive = make_naive(config, tokenizer, compute_score, *others) if self.settings.delegate else None
         if not has_callback(config):  # the callback knows the total of a checkpoint
-            write_record(config, self.settings, from_step=first_step_of(config))
+            write_record(config, self.settings, from_step=step_number(resumed_from(config)) + 1)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last output of one trajectory.

@@ -12,9 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Frame, frame_named
 from verl_visionr1.integrations.core import step_of_weights
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings
-
-TRACKER = "latest_checkpointed_iteration.txt"
-"""verl's file beside the checkpoints: the last step."""
+from verl_visionr1.rollouts.places import latest_step
 
 
 def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
@@ -125,19 +123,17 @@ def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
     return total
 
 
+def parts_a_step(config: DictConfig) -> int:
+    """Number of samplings and updates of verl's V1 trainer in one step."""
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    return int(OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
+
+
 def run_steps_of(config: DictConfig) -> int | None:
     """Number of steps of a run, written into the config by its trainer; None if missing."""
-    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
-    steps = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
+    n_updates = OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0
+    steps = n_updates // parts_a_step(config)
     return steps if steps > 0 else None
-
-
-def latest_step(folder: Path) -> Path | None:
-    """The last checkpoint below a run's `checkpoints` folder, by verl's tracker file; None if there is none."""
-    tracker = folder / TRACKER
-    step = folder / f"global_step_{tracker.read_text().strip()}" if tracker.is_file() else None
-    return step if step is not None and step.is_dir() else None
 
 
 def resumed_from(config: DictConfig) -> Path | None:
@@ -148,13 +144,6 @@ def resumed_from(config: DictConfig) -> Path | None:
     if mode == "auto" and folder:
         return latest_step(Path(str(folder)).absolute())
     return Path(str(path)).absolute() if mode == "resume_path" and path else None
-
-
-def first_step_of(config: DictConfig) -> int:
-    """The first step that a run takes: 1, or the one after the checkpoint that it resumes from."""
-    checkpoint = resumed_from(config)
-    number = "" if checkpoint is None else checkpoint.name.rpartition("global_step_")[2]
-    return int(number) + 1 if number.isdecimal() else 1
 
 
 def has_callback(config: DictConfig) -> bool:

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.extensions import load_extensions
-from verl_visionr1.plugin.run_facts import family_of, run_steps_of, total_steps_of
+from verl_visionr1.plugin.run_facts import family_of, parts_a_step, run_steps_of, total_steps_of
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, switch_words, total_steps_warning
 from verl_visionr1.rewards.context import Context, Rule, context_at
@@ -189,9 +189,3 @@ class StepCollector:
         whole = sum(self.parts[1:], self.parts[0])
         self.step, self.parts = None, []
         return whole
-
-
-def parts_a_step(config: DictConfig) -> int:
-    """Number of samplings of verl's V1 trainer in one step."""
-    mode: Any = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    return int(OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec.structs import replace
 
@@ -58,24 +60,34 @@ def read_completion(
         answer = in_original_pixels(answer, frame_wh, target.size_wh)
         step = response.frame.step
         grid_wh = (step * target.size_wh[0] / frame_wh[0], step * target.size_wh[1] / frame_wh[1])
+    n_tokens = response.n_tokens
+    if n_tokens is None:
+        n_tokens = len(completion.split()) if "n_tokens" in preset.looks_at else 0
+    return match_answer(
+        answer,
+        target,
+        preset,
+        completion=completion,
+        thresholds=thresholds,
+        n_tokens=n_tokens,
+        max_tokens=response.max_tokens,
+        grid_wh=grid_wh,
+    )
+
+
+def match_answer(answer: Answer, target: Target, preset: Preset, **others: Any) -> CriterionInput:
+    """Match an answer in original pixels: the inputs of the criteria, of which `others` are given."""
     matching = class_aware = MATCHERS[preset.matching](answer, target)
     has_boxes = target.task in BOX_TASKS
     if has_boxes and preset.matching != "class_aware" and (target.is_multiclass or preset.matching != "class_agnostic"):
         class_aware = match_class_aware(answer, target)
-    n_tokens = response.n_tokens
-    if n_tokens is None:
-        n_tokens = len(completion.split()) if "n_tokens" in preset.looks_at else 0
     case = CriterionInput(
-        completion=completion,
         answer=answer,
         target=target,
         matching=matching,
         class_aware=class_aware,
-        thresholds=thresholds,
         accuracy=f1_50(class_aware) if has_boxes else 0.0,
-        n_tokens=n_tokens,
-        max_tokens=response.max_tokens,
-        grid_wh=grid_wh,
+        **others,
     )
     return case if preset.measure is None else replace(case, accuracy=preset.measure.call(case))
 

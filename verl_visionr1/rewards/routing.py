@@ -98,7 +98,7 @@ class Routes:
 
     def _chosen(self, target: Target, data_source: str, row: Mapping[str, Any] | None) -> Preset | None:
         if self.by_column:
-            value = _column(row or {}, self.column)
+            value = value_at(row, self.column)
             if value is not None:
                 if str(value) not in self.by_column:
                     known = ", ".join(self.by_column)
@@ -110,11 +110,11 @@ class Routes:
         return self.by_task.get(target.task)
 
 
-def _column(row: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    value: Any = row
+def value_at(row: Any, path: Sequence[str]) -> Any:
+    """The value under nested names; None if missing."""
     for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return value  # pyright: ignore[reportUnknownVariableType]
+        row = row.get(key) if isinstance(row, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return row  # pyright: ignore[reportUnknownVariableType]
 
 
 def routes_of(settings: RouteSettings, default: Preset, known: Mapping[str, Preset] = PRESETS) -> Routes:

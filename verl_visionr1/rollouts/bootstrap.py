@@ -21,6 +21,7 @@ from verl_visionr1.boxes import Array
 Indices = NDArray[np.intp]
 Weights = NDArray[Any]
 """How often each unit counts, shape (B, U): whole numbers as float32 or float64, exact up to 2 ** 24."""
+LEVEL = 0.95  # of the confidence intervals
 BIASED = ("AP", "NMS-AP")  # prefixes of metrics whose resampled values are biased upwards
 LEAST_SHARE = 0.9  # least share of resamples with a defined value: fewer have one if only one or two images contribute
 MAX_CELLS = 4_000_000  # most cells of a table of weights in memory
@@ -109,7 +110,7 @@ def resamples(n_units: int, n_resamples: int, seed: int) -> Iterator[Weights]:
 
 
 def estimates_of(
-    measured: Sequence[Measured], n_units: int, *, n_resamples: int, seed: int, level: float
+    measured: Sequence[Measured], n_units: int, *, n_resamples: int, seed: int, level: float = LEVEL
 ) -> tuple[dict[str, Estimate], dict[str, Array]]:
     """Estimate every metric with its interval and its B resampled values.
 
@@ -127,7 +128,7 @@ def estimates_of(
     found: dict[str, Estimate] = {}
     for one in measured:
         for name, (value, n) in one.values.items():
-            low, high = interval(draws.get(name), level, value, metric=name)
+            low, high = interval(draws.get(name), value, metric=name, level=level)
             if low is not None and high is not None and name.startswith(BIASED):  # its shift may leave the range
                 low, high = max(low, 0.0), min(high, 1.0)
             found[name] = Estimate(value=value, low=low, high=high, n=n)
@@ -135,7 +136,7 @@ def estimates_of(
 
 
 def interval(
-    draws: Array | None, level: float, value: float | None, *, metric: str = ""
+    draws: Array | None, value: float | None, *, metric: str = "", level: float = LEVEL
 ) -> tuple[float | None, float | None]:
     """Percentile interval of resampled values; for average precision it is shifted by the bias, value - mean.
 
@@ -143,8 +144,8 @@ def interval(
     than their spread if many boxes tie. Means and shares have no such bias. NaN (undefined resamples) are left out;
     None if more than one in ten are NaN (`LEAST_SHARE`).
 
-    >>> interval(np.arange(101.0), 0.5, 40.0), interval(np.arange(101.0), 0.5, 40.0, metric="AP50")
-    ((25.0, 75.0), (15.0, 65.0))
+    >>> [interval(np.arange(101.0), 40.0, metric=metric, level=0.5) for metric in ("mean", "AP50")]
+    [(25.0, 75.0), (15.0, 65.0)]
     """
     if draws is None or value is None:
         return None, None

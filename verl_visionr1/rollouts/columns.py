@@ -10,6 +10,7 @@ import msgspec
 
 from verl_visionr1.answers.transcript import turn_text
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rewards.routing import value_at
 from verl_visionr1.rollouts.dumps import place_of, rows_of, start_of
 from verl_visionr1.targets import Target, TargetError, read_target
 
@@ -143,13 +144,6 @@ def prompt_turns(prompt: Any) -> list[str]:
     ['Where?']
     """
     return [turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
-
-
-def value_at(row: Any, path: Sequence[str]) -> Any:
-    """The value under nested names; None if missing."""
-    for key in path:
-        row = row.get(key) if isinstance(row, Mapping) else None
-    return row
 
 
 def _mapping(row: Any, path: Sequence[str]) -> Mapping[str, Any]:

@@ -56,10 +56,9 @@ def rows_of(file: Path, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
         columns: columns to read from parquet.
     """
     if file.name.endswith(".parquet"):
-        from verl_visionr1.rows import open_parquet, read_rows
+        from verl_visionr1.rows import read_rows, schema_of
 
-        with open_parquet(file) as parquet:
-            present = [name for name in parquet.schema_arrow.names if name in columns]
+        present = [name for name in schema_of(file).names if name in columns]
         yield from enumerate(read_rows(file, columns=present))
         return
     try:
@@ -91,6 +90,19 @@ def start_of(value: object) -> str:
     """The start of a value, for messages."""
     text = repr(value[:60]) if isinstance(value, str | bytes) else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def visible(text: str, *, newline: str = " ") -> str:
+    r"""Escape everything in a model's text that could control a terminal; `newline` replaces line breaks.
+
+    >>> visible("a\x1b[31mb\u202e\ud800c\td")
+    'a\\x1b[31mb\\u202e\\ud800c    d'
+    """
+    if text.isprintable():
+        return text
+    blanks = {"\t": "    ", "\n": newline}
+    escaped = (blanks.get(char) or char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+    return "".join([char if char.isprintable() else other for char, other in zip(text, escaped, strict=True)])
 
 
 _decode = msgspec.json.Decoder().decode

@@ -1,4 +1,4 @@
-"""Resolve paths to dumps: given files and folders, and those in a run's folder."""
+"""Resolve paths to dumps and checkpoints: given files and folders, and those in a run's folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from verl_visionr1.rollouts.dumps import is_dump, rollout_files
 from verl_visionr1.rollouts.inference import RUN_FILE
 
 METRICS_DIR = "metrics"  # folder of verl's `file` logger in a run directory, in recipes
+TRACKER = "latest_checkpointed_iteration.txt"
+"""verl's file beside the checkpoints, written after the rest of a step: the last complete step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,19 @@ def refuse_overwriting(out: Path, paths: Sequence[Path], data: Sequence[Path] = 
 def run_dirs_of(paths: Sequence[Path]) -> list[Path]:
     """Those of the paths that are folders of runs with logged metrics."""
     return [path for path in paths if path.is_dir() and any((path / METRICS_DIR).glob("*.jsonl"))]
+
+
+def latest_step(folder: Path) -> Path | None:
+    """The last checkpoint below a run's `checkpoints` folder, by verl's tracker file; None if there is none."""
+    tracker = folder / TRACKER
+    step = folder / f"global_step_{tracker.read_text().strip()}" if tracker.is_file() else None
+    return step if step is not None and step.is_dir() else None
+
+
+def step_number(checkpoint: Path | None) -> int:
+    """N of a checkpoint `global_step_N`; 0 without one, or for another name."""
+    number = "" if checkpoint is None else checkpoint.name.rpartition("global_step_")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _places(path: Path) -> list[Path]:

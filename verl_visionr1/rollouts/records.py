@@ -17,8 +17,8 @@ import msgspec
 
 from verl_visionr1.answers.transcript import answer_text
 from verl_visionr1.files import RowError
-from verl_visionr1.rewards.routing import DELEGATED
-from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, value_at
+from verl_visionr1.rewards.routing import DELEGATED, value_at
+from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object
 from verl_visionr1.rollouts.dumps import place_of, rows_of, start_of
 from verl_visionr1.targets import Target
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from verl_visionr1.answers.transcript import Reasoning
-from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.files import RowsError, read_bytes, write_whole
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import Preset, RewardError, Routes
 from verl_visionr1.rewards.composition import PresetSettings, preset_to_dict
@@ -174,10 +174,9 @@ def write_run(start: Start) -> list[Path]:
 
 def read_run(file: Path) -> Run:
     """Read a run record."""
+    data = read_bytes(file)
     try:
-        run = msgspec.json.decode(file.read_bytes(), type=Run)
-    except OSError as error:
-        raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
+        run = msgspec.json.decode(data, type=Run)
     except msgspec.DecodeError as error:
         raise RowsError(f"{file}: not a visionr1 run record ({error}); delete it to continue without it") from None
     if run.version != 1 or not run.starts or not all(start.presets for start in run.starts):

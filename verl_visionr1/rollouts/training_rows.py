@@ -18,11 +18,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rewards.routing import value_at
 from verl_visionr1.rewriting import has_embedded
-from verl_visionr1.rollouts.columns import prompt_turns, value_at
+from verl_visionr1.rollouts.columns import prompt_turns
 from verl_visionr1.rollouts.judged import Numbering
 from verl_visionr1.rollouts.records import Counts, OnError, image_name
-from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, schema_of, target_of
 from verl_visionr1.targets import Target, TargetError
 
 NOTHING = -1  # value of a missing number: no count, no index, no readable ground truth
@@ -143,8 +144,7 @@ def _schema_of(files: Sequence[Path]) -> pa.Schema:
     for i, file in enumerate(files):
         if resolved[i] in resolved[:i]:
             raise RowsError(f"--data {file}: given twice; name each file once")
-        with open_parquet(file) as parquet:
-            schemas.append(parquet.schema_arrow)
+        schemas.append(schema_of(file))
         if not schemas[-1].equals(schemas[0]):
             raise RowsError(f"--data {file}: columns differ from those of {files[0]}; run the command once per file")
     return schemas[0]

@@ -10,6 +10,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 
+from verl_visionr1.functions import installed_versions
 from verl_visionr1.runtime.cpu_platform import is_chosen
 
 TESTED_VERL = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
@@ -47,10 +48,7 @@ def packages() -> list[Finding]:
 
 def _version(name: str) -> str:
     """The installed version of a distribution; "" without it."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return installed_versions([name]).get(name, "")
 
 
 def _engine() -> Finding:

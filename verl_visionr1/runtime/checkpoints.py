@@ -19,7 +19,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.plugin.run_facts import TRACKER, latest_step, resumed_from
+from verl_visionr1.plugin.run_facts import resumed_from
+from verl_visionr1.rollouts.places import TRACKER, latest_step
 
 KINDS = {"model": "model", "optim": "optimizer", "extra_state": "extra"}
 """Kinds of files of each worker -> what `checkpoint.save_contents` and `load_contents` call them."""

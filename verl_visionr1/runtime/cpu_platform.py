@@ -66,10 +66,6 @@ def _parameters(function: object) -> object:
     return list(inspect.signature(function).parameters) if callable(function) else function
 
 
-def _is_ours(function: object) -> bool:
-    return getattr(function, "__module__", None) == __name__
-
-
 def register_platform() -> None:
     """Every process: without it verl stops with "Unknown platform 'cpu'"."""
     from verl.plugin.platform.platform_manager import PlatformRegistry
@@ -184,7 +180,7 @@ def linear_in_float32(inputs: Any, weight: Any, bias: Any = None) -> Any:
 def repair_reference_offload(transformer_impl: types.ModuleType) -> None:
     """FSDP workers: offload the reference policy without pinning memory, which needs the CUDA driver."""
     policy: Any = getattr(transformer_impl, "CPUOffloadPolicy", None)
-    if _is_ours(policy):
+    if getattr(policy, "__module__", None) == __name__:
         return
     found = _parameters(policy)
     _expect(found == ["pin_memory"], "CPUOffloadPolicy in verl's FSDP engine", found)

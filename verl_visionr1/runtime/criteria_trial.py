@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
 from verl_visionr1.answers import PARSERS
+from verl_visionr1.answers.writers import FORMS, SIDE, WRITERS, Language, Writer
+from verl_visionr1.conversion.tokens import right_items
 from verl_visionr1.frames import FRAMES, Extent
 from verl_visionr1.plugin.config import valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, readable_files, reward_rows
@@ -15,8 +17,6 @@ from verl_visionr1.rewards.base import CriterionError
 from verl_visionr1.rewards.completion import read_completion
 from verl_visionr1.rows import target_of
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.audit.writers import FORMS, SIDE, WRITERS, Item, Language, Writer
-from verl_visionr1.tools.explain.diagnosis.base import object_boxes, object_points
 
 
 def criteria_problems(config: DictConfig, *, checks_range: bool) -> list[str]:
@@ -59,20 +59,7 @@ def _try(preset: Preset, target: Target, *, checks_range: bool) -> Iterator[tupl
 
 def _right_answer(target: Target, preset: Preset, writer: Writer) -> str:
     """The right answer in the preset's answer format, in the first form that it reads without defects."""
-    items, parse = _items(target, writer), PARSERS[preset.answer_format]
+    whole_wh = (SIDE, SIDE) if FRAMES[writer.frame].extent is Extent.FIXED else target.size_wh
+    items, parse = right_items(target, writer.kind, whole_wh), PARSERS[preset.answer_format]
     texts = [Language(writer, form).answer(items) for form in FORMS]
     return next((text for text in texts if not parse(text).defects), texts[0])
-
-
-def _items(target: Target, writer: Writer) -> tuple[Item, ...]:
-    """The objects of a target as the writer takes them: in its own frame, or on a scene of `SIDE` pixels."""
-    if writer.kind in ("words", "count"):
-        n_items = 1 if writer.kind == "words" else int(target.count or 0)
-        return (((), target.answer or ""),) * n_items
-    places: Sequence[Sequence[float]] = object_points(target) if writer.kind == "points" else object_boxes(target)
-    labels = target.labels or ("",) * len(places)
-    scale_xy = (1.0, 1.0)
-    if FRAMES[writer.frame].extent is Extent.FIXED:
-        scale_xy = SIDE / target.size_wh[0], SIDE / target.size_wh[1]
-    scaled = [tuple([x * scale_xy[axis % 2] for axis, x in enumerate(place)]) for place in places]
-    return tuple(zip(scaled, labels, strict=False))

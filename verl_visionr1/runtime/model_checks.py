@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import FAMILIES, FAMILY_OF_TYPE
 from verl_visionr1.plugin.data_files import readable_files
-from verl_visionr1.rows import open_parquet
+from verl_visionr1.rows import schema_of
 
 MODEL = "actor_rollout_ref.model.path"
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -124,8 +124,4 @@ def _read(file: Path) -> dict[str, Any]:
 def _has_images(config: DictConfig) -> bool:
     """Whether a local data file has the column of images."""
     key = str(OmegaConf.select(config, "data.image_key"))
-    for file in readable_files(config, "data.train_files"):
-        with open_parquet(file) as parquet:
-            if key in parquet.schema_arrow.names:
-                return True
-    return False
+    return any(key in schema_of(file).names for file in readable_files(config, "data.train_files"))

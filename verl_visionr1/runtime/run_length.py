@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.run_facts import resumed_from
+from verl_visionr1.rollouts.places import step_number
 from verl_visionr1.runtime.run_rows import facts_of
 
 
@@ -123,8 +124,7 @@ def length_notes(config: DictConfig) -> list[str]:
 
 def _finished(config: DictConfig, length: RunLength) -> list[str]:
     step = resumed_from(config)
-    number = step.name.rpartition("global_step_")[2] if step is not None and step.is_dir() else ""
-    is_finished = number.isdecimal() and length.last_step and length.last_step <= int(number)
+    is_finished = step is not None and step.is_dir() and length.last_step and length.last_step <= step_number(step)
     if not is_finished or OmegaConf.select(config, "trainer.val_only"):
         return []
     return [

@@ -16,7 +16,7 @@ from verl_visionr1.plugin.config import Settings, valid_settings
 from verl_visionr1.plugin.data_files import BUDGET_KEY, DATA_KEYS, complete_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import open_parquet, read_rows, target_of
+from verl_visionr1.rows import read_rows, schema_of, target_of
 from verl_visionr1.runtime.model_checks import model_type_of
 from verl_visionr1.runtime.prompt_rows import Reading, RowFacts, count_rows
 from verl_visionr1.targets import Target, TargetError
@@ -186,8 +186,7 @@ def _no_prompt(config: DictConfig, file: Path) -> str:
     """Message about a missing prompt column, which verl reads in the first row; "" for none."""
     prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
     try:
-        with open_parquet(file) as parquet:
-            names = parquet.schema_arrow.names
+        names = schema_of(file).names
     except RowsError:  # the preflight reports it
         return ""
     if prompt_key in names:

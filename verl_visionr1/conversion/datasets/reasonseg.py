@@ -28,8 +28,7 @@ from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import read_bytes
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError, RowsError, read_bytes
 from verl_visionr1.images import read_size, upright_size
 from verl_visionr1.masks import Mask
 

@@ -19,7 +19,6 @@ wrong, is used only if no image has that name. A missing size is read from the i
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import defaultdict
@@ -35,6 +34,7 @@ from verl_visionr1.conversion.image_files import files_in, find_image, read_name
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines, read_xml
+from verl_visionr1.conversion.values import parsed_number
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
 
@@ -161,7 +161,7 @@ def read_voc(
 
 def _size_of(root: Element, path: Path, where: str, ledger: Ledger) -> tuple[int, int]:
     """Return the size of the boxes' frame; from the image if the xml gives none (0, or not a number)."""
-    width, height = (_number(_text(root, f"size/{side}")) for side in ("width", "height"))
+    width, height = (parsed_number(_text(root, f"size/{side}")) for side in ("width", "height"))
     if width and height and width >= 1 and height >= 1:
         return int(width), int(height)
     size_wh = size_of_unturned(path, where)
@@ -178,7 +178,7 @@ def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger
             message = f"{where}: object {number} ({written}): no <name>; correct it"
             ledger.skip(RowError("object without a name", message))
             continue
-        numbers = [_number(text) for text in texts]
+        numbers = [parsed_number(text) for text in texts]
         corners = [value for value in numbers if value is not None]
         is_difficult = _text(element, "difficult").lower() in ("1", "1.0", "true", "yes", "y")
         into.append(_Object(number, name, corners if len(corners) == 4 else None, is_difficult, written))
@@ -187,15 +187,6 @@ def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger
 def _text(element: Element, path: str) -> str:
     """Return the text of a child element, on one line; empty if missing."""
     return " ".join(element.findtext(path, "").split())
-
-
-def _number(text: str) -> float | None:
-    """Parse a finite number; VOC 2012 has some that are not whole."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _in_columns(

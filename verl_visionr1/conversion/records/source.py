@@ -71,10 +71,9 @@ class RecordSource:
                 yield from read_records(path)
 
     def _without_images(self, path: Path) -> Iterator[tuple[str, Any]]:
-        from verl_visionr1.rows import open_parquet, read_rows
+        from verl_visionr1.rows import read_rows, schema_of
 
-        with open_parquet(path) as parquet:
-            names = parquet.schema_arrow.names
+        names = schema_of(path).names
         heavy = {self.layout.columns.get("image", "").partition(".")[0], "image", "images"} & set(names)
         for number, record in enumerate(read_rows(path, columns=[name for name in names if name not in heavy])):
             yield f"{path.name}: row {number}", {**dict.fromkeys(heavy), **record}

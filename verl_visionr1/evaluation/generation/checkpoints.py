@@ -22,11 +22,11 @@ from pathlib import Path
 
 from verl_visionr1.evaluation.generation.records import fingerprint, locked
 from verl_visionr1.files import RowsError, sync_folder
+from verl_visionr1.rollouts.places import TRACKER, latest_step
 
 MERGED = "merged"
 MERGED_FROM = "merged_from.json"
 """File of a merged folder with the digest of its shards."""
-TRACKER = "latest_checkpointed_iteration.txt"
 _WEIGHTS = (".safetensors", ".bin")
 _FUSE = "verl_visionr1.evaluation.generation.fuse"
 
@@ -46,7 +46,6 @@ class Model:
         weights: digest of config and weights; see `records.fingerprint`.
     """
 
-    given: str
     folder: Path
     model_type: str
     weights: str
@@ -69,7 +68,7 @@ def find_model(given: str, out: Path, say: Say = lambda line: None) -> Model:
         folder = merged(actor, out, say)
     else:
         folder = path
-    return _model(given, folder)
+    return _model(folder)
 
 
 def _from_hub(given: str) -> Path:
@@ -84,7 +83,7 @@ def _from_hub(given: str) -> Path:
         raise ModelError(f"{given}: no such folder, and not found on the Hugging Face hub ({reason})") from None
 
 
-def _model(given: str, folder: Path) -> Model:
+def _model(folder: Path) -> Model:
     config = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: a LoRA adapter; fuse it with its base model first (peft: merge_and_unload)")
@@ -96,7 +95,7 @@ def _model(given: str, folder: Path) -> Model:
     weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
     if not weights:
         raise ModelError(f"{folder}: no weights in it (*.safetensors or *.bin)")
-    return Model(given, folder, str(model_type), fingerprint([config, *weights]))
+    return Model(folder, str(model_type), fingerprint([config, *weights]))
 
 
 def actor_of(path: Path) -> Path | None:
@@ -106,7 +105,10 @@ def actor_of(path: Path) -> Path | None:
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if (path / TRACKER).is_file() or any(path.glob("global_step_*")):
-        path = _last_step(path)
+        step = latest_step(path)
+        if step is None:
+            raise ModelError(f"{path}: no {TRACKER} that names one of its folders global_step_N; give one of them")
+        path = step
     is_supervised = any(path.glob("model_world_size_*_rank_*.pt"))  # verl's SFT trainer has no actor folder
     if path.name.startswith("global_step_") and not is_supervised:
         path = path / "actor"
@@ -122,18 +124,6 @@ def actor_of(path: Path) -> Path | None:
         return None
     _shards(path)
     return path
-
-
-def _last_step(checkpoints: Path) -> Path:
-    """The last complete step: verl writes the tracker after the rest of a step, so later folders are incomplete."""
-    tracker = checkpoints / TRACKER
-    written = tracker.read_text().strip() if tracker.is_file() else ""
-    if not written.isdecimal():
-        raise ModelError(f"{checkpoints}: no {TRACKER} with the last complete step; give one of its global_step_N")
-    step = checkpoints / f"global_step_{written}"
-    if not step.is_dir():
-        raise ModelError(f"{step}: no such folder, but {TRACKER} names it; give another global_step_N")
-    return step
 
 
 def _shards(actor: Path) -> list[Path]:

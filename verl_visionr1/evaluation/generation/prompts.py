@@ -20,7 +20,7 @@ from verl_visionr1.evaluation.predictions import Prediction, identity_of, uid_of
 from verl_visionr1.files import RowError
 from verl_visionr1.processed import ImageProcessor, SizeError, processed_size
 from verl_visionr1.rollouts.records import image_name
-from verl_visionr1.rows import open_parquet, read_rows, target_of
+from verl_visionr1.rows import open_parquet, read_rows, schema_of, target_of
 from verl_visionr1.targets import TargetError
 
 MAX_IMAGES = 8
@@ -68,8 +68,7 @@ class Question:
 def asked_rows(files: Sequence[Path], limit: int | None = None) -> Iterator[Asked]:
     """Read the rows of some files in order, the first `limit` of each; one row group is in memory at a time."""
     for file in files:
-        with open_parquet(file) as parquet:
-            present = parquet.schema_arrow.names
+        present = schema_of(file).names
         columns = [name for name in _COLUMNS if name in present or name not in ("images", "extra_info")]
         rows = enumerate(read_rows(file, columns=columns, batch_rows=_BATCH_ROWS))
         for number, row in islice(rows, limit):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from verl_visionr1.evaluation.predictions import Prediction, encode, read_predictions
-from verl_visionr1.files import RowsError, disk_error, write_whole
+from verl_visionr1.files import RowsError, disk_error, read_bytes, reading, write_whole
 
 PREDICTIONS = "predictions.jsonl"
 SETTINGS = "eval.json"
@@ -71,15 +71,12 @@ def fingerprint(files: Sequence[Path]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
-        try:
-            size = file.stat().st_size
+        with reading(file), file.open("rb") as data:
+            size = os.fstat(data.fileno()).st_size
             digest.update(f"{file.name}\0{size}\0".encode())
-            with file.open("rb") as data:
-                for i in range(_N_SAMPLES):
-                    data.seek(max(size - _SAMPLED_BYTES, 0) * i // (_N_SAMPLES - 1))
-                    digest.update(data.read(_SAMPLED_BYTES))
-        except OSError as error:
-            raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
+            for i in range(_N_SAMPLES):
+                data.seek(max(size - _SAMPLED_BYTES, 0) * i // (_N_SAMPLES - 1))
+                digest.update(data.read(_SAMPLED_BYTES))
     return digest.hexdigest()
 
 
@@ -180,10 +177,9 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 
 def read_made(path: Path) -> Made:
     """Read the settings of the answers beside an `eval.json`."""
+    data = read_bytes(path)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Made)
-    except OSError as error:
-        raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None
+        return msgspec.json.decode(data, type=Made)
     except ValueError as error:
         raise RowsError(f"{path}: not written by visionr1 eval ({str(error)[:120]}); give another --out") from None
 

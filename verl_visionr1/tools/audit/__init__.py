@@ -9,14 +9,15 @@ import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from verl_visionr1.answers.writers import FORMS, WRITERS, Form, Language
+from verl_visionr1.conversion.tokens import usual_format
 from verl_visionr1.rewards import PRESETS
 from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit.battery import Probe, battery, perfect_probes
-from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Subject, load, usual_format
+from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Subject, load
 from verl_visionr1.tools.audit.checks import CHECKS, Finding, Limits, Run, findings
 from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Runner
-from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form, Language
 
 __all__ = ["CHECKS", "GROUND_TRUTHS", "AuditError", "Finding", "Limits", "Report", "Subject", "TaskReport", "audit"]
 

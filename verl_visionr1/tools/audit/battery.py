@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,9 +10,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from verl_visionr1.answers.writers import SIDE, Item, Language, Writer
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre, list_scenes
-from verl_visionr1.tools.audit.writers import SIDE, Item, Language, Writer, full_width, with_digits
 
 EVALUATED = "AUDIT_EVALUATED"
 """The environment variable that a completion sets if the reward evaluates it as Python."""
@@ -164,7 +165,7 @@ def _form_probes(right: Items, wrong: Items, language: Language) -> Texts:
     yield "right to left", form.wrap("\u202e" + text + "\u202c")
     yield "zero-width blanks", form.wrap(text.replace("a", "a\u200b").replace("1", "1\u200b"))
     yield "combining accents", form.wrap(text.replace("a", "a\u0301"))
-    yield "other digits", form.wrap(with_digits(text, 0x0660))
+    yield "other digits", form.wrap(_replace(r"\d", 0x0660 - ord("0"), text))
     yield "surrogate inside", form.wrap(text[: len(text) // 2] + "\udfff" + text[len(text) // 2 :])
     yield "single quotes", form.wrap(text.replace('"', "'"))
     yield "last character missing", form.wrap(text[:-1])
@@ -212,7 +213,7 @@ def _list_probes(scene: Scene, language: Language) -> Texts:
         yield "unknown labels", answer([(xs, "zebra") for xs, _ in items])
         yield "labels that hold the right one", answer([(xs, f"not a {name}") for xs, name in items])
         yield "labels in capitals", answer([(xs, name.upper()) for xs, name in items])
-        yield "labels in full-width letters", answer([(xs, full_width(name)) for xs, name in items])
+        yield "labels in full-width letters", answer([(xs, _replace("[A-Za-z]", 0xFEE0, name)) for xs, name in items])
         yield "every label", answer([(xs, name) for xs, _ in items for name in names])
     if scene.name != "many":
         yield from _point_probes(items, language) if is_point else _box_probes(scene, language)
@@ -233,6 +234,11 @@ def _order_probes(items: Items, junk: Items, language: Language) -> Texts:
         yield "a third missing", answer([item for i, item in enumerate(items) if i % 3])
     else:
         yield "some missing", answer(items[: (len(items) + 1) // 2])
+
+
+def _replace(pattern: str, offset: int, text: str) -> str:
+    """Move the code points of some characters: to Arabic digits, or to the full-width letters of East Asian text."""
+    return re.sub(pattern, lambda found: chr(ord(found.group()) + offset), text)
 
 
 def _move(xs: tuple, by: float) -> tuple:

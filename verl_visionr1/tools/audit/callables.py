@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from verl_visionr1.answers.qwen import write_json
+from verl_visionr1.answers.writers import WRITERS
+from verl_visionr1.conversion.tokens import usual_format
 from verl_visionr1.frames import frame_named
 from verl_visionr1.functions import load_function
 from verl_visionr1.rewards import Criterion, Preset, ResponseContext, evaluate_completion, find_preset
@@ -21,7 +23,6 @@ from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.audit.writers import WRITERS
 
 Reward: TypeAlias = Callable[[str, Target], float]
 """The function that the audit calls: completion, ground truth -> reward."""
@@ -95,11 +96,6 @@ def load(subject: Subject) -> Loaded:
         sys.path.insert(0, here)  # console scripts do not search it
     function = load_function(subject.place)
     return _load_preset(function, subject) if isinstance(function, Preset) else _load_function(function, subject)
-
-
-def usual_format(task: str) -> str:
-    """Default format of a callable's completions."""
-    return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
 
 
 def _load_preset(preset: Preset, subject: Subject) -> Loaded:

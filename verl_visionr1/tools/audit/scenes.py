@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from verl_visionr1.answers.writers import SIDE, Item
 from verl_visionr1.masks import Mask
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.audit.writers import SIDE, Item
 
 SIZE_WH = (SIDE, SIDE)
 Box = tuple[float, float, float, float]

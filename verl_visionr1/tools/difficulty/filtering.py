@@ -22,7 +22,6 @@ from verl_visionr1.rollouts.judged import SAME, TableBuilder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Columns, Counts, Rollout, no_row
 from verl_visionr1.rollouts.training_rows import NOTHING, Numbers, TrainingRows
-from verl_visionr1.rows import open_parquet
 from verl_visionr1.tools.difficulty.selection import Rules, select
 
 COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
@@ -281,17 +280,9 @@ def _write(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[str, Any
     first = 0
     with atomic_write(out) as file, RowGroups(file, schema) as groups:
         for path in data.files:
-            for batch in _batches(path):
+            for batch in small_batches(path):
                 start, stop = np.searchsorted(rows, (first, first + len(batch)))
                 if stop > start:
                     is_whole = stop - start == len(batch)
                     groups.add(batch if is_whole else batch.take(pa.array(rows[start:stop] - first)))
                 first += len(batch)
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with open_parquet(path) as parquet:
-        try:
-            yield from small_batches(parquet)
-        except (pa.ArrowException, OSError) as error:
-            raise RowsError(f"{path}: cannot be read to its end ({str(error).splitlines()[0]})") from None

@@ -8,8 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from verl_visionr1.rollouts.dumps import visible
 from verl_visionr1.tools.difficulty.filtering import Part, Report
-from verl_visionr1.tools.score.view import ALL, printable
+from verl_visionr1.tools.score.view import ALL, shown
 
 BAR_WIDTH = 30
 MAX_ROWS = 20
@@ -19,7 +20,7 @@ MAX_ROWS = 20
 def view_of(report: Report) -> Iterator[RenderableType]:
     """Parts to print about a report, in order."""
     metrics = ", ".join(f"{task}: {metric}" for task, metric in report.measured.items())
-    yield Text(printable(f"pass: {metrics} >= {report.bar:g} ({report.preset}, frame {report.frame})"), style="italic")
+    yield Text(visible(f"pass: {metrics} >= {report.bar:g} ({report.preset}, frame {report.frame})"), style="italic")
     yield _histogram(report)
     yield Text(
         "{total} rows: {rated} with a pass rate, {not_in_dump} not in the dump, {few_samples} with too few samples, "
@@ -35,10 +36,10 @@ def view_of(report: Report) -> Iterator[RenderableType]:
             yield Text("")
             yield _parts(name, {str(key): part for key, part in parts.items()}, report.overall)
     for note in report.notes:
-        yield Text(printable(note), style="yellow")
+        yield Text(visible(note), style="yellow")
     target = "nothing written (use --out)" if report.out is None else report.out
     chosen = "{chosen} of {total} rows selected; ".format_map(report.rows)
-    yield Text(printable(chosen + target), style="bold")
+    yield Text(visible(chosen + target), style="bold")
 
 
 def _histogram(report: Report) -> Table:
@@ -58,18 +59,18 @@ def _parts(title: str, parts: Mapping[str, Part], overall: Part) -> Table:
     table = _table(title, "rows", "share", "with a rate", "mean rate", "chosen", "share")
     before = sum(part.before for part in parts.values()) or 1
     after = sum(part.after for part in parts.values()) or 1
-    shown = sorted(parts, key=lambda name: -parts[name].before)[:MAX_ROWS]
-    lines = {name: part for name, part in parts.items() if name in shown}
+    first = sorted(parts, key=lambda name: -parts[name].before)[:MAX_ROWS]
+    lines = {name: part for name, part in parts.items() if name in first}
     if before == overall.before and len(parts) > 1:
         lines[ALL] = overall
     for name, part in lines.items():
         if part is overall:
             table.add_section()
-        rate = "-" if part.rate is None else f"{part.rate:.3f}"
-        cells = [part.before, f"{part.before / before:.1%}", part.rated, rate, part.after, f"{part.after / after:.1%}"]
-        table.add_row(Text(printable(name)), *map(str, cells))
-    if len(parts) > len(shown):
-        table.add_row(f"... {len(parts) - len(shown)} more: --json")
+        rated = [part.rated, shown(part.rate)]
+        cells = [part.before, f"{part.before / before:.1%}", *rated, part.after, f"{part.after / after:.1%}"]
+        table.add_row(Text(visible(name)), *map(str, cells))
+    if len(parts) > len(first):
+        table.add_row(f"... {len(parts) - len(first)} more: --json")
     return table
 
 

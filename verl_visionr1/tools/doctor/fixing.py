@@ -19,9 +19,10 @@ from typing import Any
 import pyarrow as pa
 
 from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.values import is_numbers
 from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewriting import RowGroups, extended_metadata
-from verl_visionr1.rows import open_parquet, read_rows
+from verl_visionr1.rows import read_rows, schema_of
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, OURS
 
 FACTS_KEY = "fixed"
@@ -64,8 +65,7 @@ def fix_file(files: Sequence[Path], out: Path, boxes_are: Convention | None = No
     (path,) = files
     if out.suffix != ".parquet" or out.resolve() == path.resolve():
         raise RowsError(f"--fix {out}: needs the name of another file that ends in .parquet")
-    with open_parquet(path) as parquet:
-        schema = parquet.schema_arrow
+    schema = schema_of(path)
     missing = [name for name in OURS if name not in schema.names]
     if missing:
         raise RowsError(f"{path}: no column {missing[0]!r}: not in verl's layout; convert it")
@@ -159,9 +159,7 @@ def _fix_objects(
 
 def _are_numbers(value: Any, n: int) -> bool:
     """Whether a value is a list of n numbers of ordinary size."""
-    if not isinstance(value, list) or len(value) != n:
-        return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < MAX_SIDE for v in value)
+    return is_numbers(value, n) and all(abs(v) < MAX_SIDE for v in value)
 
 
 def _is_flat(box: Sequence[float]) -> bool:

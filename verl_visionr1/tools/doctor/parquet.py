@@ -12,7 +12,7 @@ import pyarrow as pa
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA, VERL_FEATURES
-from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, open_parquet, read_rows
+from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, open_parquet, read_rows, schema_of
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import Sample, samples_of
 
@@ -82,9 +82,8 @@ def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
 
 
 def _asks_for_images(path: Path) -> bool:
-    with open_parquet(path) as parquet:
-        if "prompt" not in parquet.schema_arrow.names:
-            return False
+    if "prompt" not in schema_of(path).names:
+        return False
     return "<image>" in str(next(read_rows(path, columns=["prompt"], batch_rows=1), ""))
 
 

@@ -7,20 +7,20 @@ meaning.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.image_files import find_below
 from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.conversion.values import is_numbers
 from verl_visionr1.files import RowError
 from verl_visionr1.row_layouts import as_verl_row, framework_of
-from verl_visionr1.rows import open_parquet, target_of
+from verl_visionr1.rows import schema_of, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 
@@ -104,8 +104,7 @@ def layout_of(path: Path) -> str:
         RowsError: the file cannot be read.
     """
     if path.name.endswith(".parquet"):
-        with open_parquet(path) as parquet:
-            names = set(parquet.schema_arrow.names)
+        names = set(schema_of(path).names)
         is_verl = "reward_model" in names or {"prompt", "data_source"} <= names
         return framework_of(names) or ("verl" if is_verl else "")
     _, first = next(read_records(path), ("", None)) if path.name.endswith(".jsonl") else ("", None)
@@ -213,7 +212,7 @@ def _size_of(record: Any) -> tuple[int, int] | None:
     candidates = [record.get("size_wh"), record.get("img_size")]
     candidates += [[record.get(key) for key in keys] for keys in _SIZE_KEYS]
     for size in candidates:
-        if _is_numbers(size, 2) and all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
+        if is_numbers(size, 2) and all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
             return int(size[0]), int(size[1])
     return None
 
@@ -243,26 +242,14 @@ def _read_boxes(value: Any) -> list[Box]:
     if isinstance(value, str):
         texts = (match.groups() for match in _BOX_TEXT.finditer(value[:_MAX_CHARS]))
         return [(float(a), float(b), float(c), float(d)) for a, b, c, d in texts]
-    if not _is_numbers(value, 4):
+    if not is_numbers(value, 4):
         return []
-    a, b, c, d = map(_float, value)
+    a, b, c, d = map(float, value)
     return [(a, b, c, d)]
 
 
 def _read_points(value: Any) -> list[Point]:
     """Read a list of pairs of numbers."""
-    if not isinstance(value, list | tuple) or not all(_is_numbers(it, 2) for it in value):
+    if not isinstance(value, list | tuple) or not all(is_numbers(it, 2) for it in value):
         return []
-    return [(_float(x), _float(y)) for x, y in value]
-
-
-def _is_numbers(value: Any, n: int) -> TypeGuard[Sequence[float]]:
-    is_list = isinstance(value, list | tuple) and len(value) == n
-    return is_list and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.inf
+    return [(float(x), float(y)) for x, y in value]

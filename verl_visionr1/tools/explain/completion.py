@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import msgspec
 
-from verl_visionr1.files import RowsError
-from verl_visionr1.rewards.routing import DELEGATED
+from verl_visionr1.files import RowsError, read_bytes
+from verl_visionr1.rewards.routing import DELEGATED, value_at
 from verl_visionr1.rollouts.columns import Columns, question_at, require_row
 from verl_visionr1.rollouts.dumps import rollout_files, rows_of
 from verl_visionr1.rollouts.places import dumps_of
@@ -29,10 +29,7 @@ JUDGED_BY = ("stage", "match_iou", "progress", "route")
 
 def read_text(path: Path) -> str:
     """Read a text file; RowsError if that fails."""
-    try:
-        return path.read_bytes().decode(errors="replace")
-    except OSError as error:
-        raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return read_bytes(path).decode(errors="replace")
 
 
 def target_of(spec: str) -> Target:
@@ -96,13 +93,10 @@ def rollout_at(
     hint = "it has no answer" if last > row else f"the last is {last}"
     hint += "; lines count from 1, rows of .parquet from 0"
     hint = "an earlier output of a trajectory is not scored" if counts.n_earlier and last > row else hint
-    if counts.n_delegated and any(number == row and _is_delegated(it) for number, it in rows_of(file, {ROUTE})):
+    routes = ((number, value_at(it, (ROUTE,))) for number, it in rows_of(file, {ROUTE}))
+    if counts.n_delegated and (row, DELEGATED) in routes:
         hint = counts.describe_delegated()
     raise RowsError(f"{file}: row {row} not found ({hint})")
-
-
-def _is_delegated(row: object) -> bool:
-    return isinstance(row, dict) and row.get(ROUTE) == DELEGATED
 
 
 def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:

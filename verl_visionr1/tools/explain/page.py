@@ -8,12 +8,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from verl_visionr1.rollouts.dumps import visible
 from verl_visionr1.tools.explain.diagnosis.base import iou_text, plural
 from verl_visionr1.tools.explain.diagnosis.verdicts import Verdict
 from verl_visionr1.tools.explain.explanation import Explanation
 
 SHOWN_REASONING, SHOWN_ANSWER, SHOWN_ROWS, SHOWN_DROPPED = 400, 3000, 30, 10
 """Most characters of reasoning and answer, rows of a table, and unread pieces that are shown."""
+ESCAPED = "\\n"
+"""A line break in a text that is shown on one line."""
 STYLES = {
     "match": "green",
     "below threshold": "yellow",
@@ -27,33 +30,18 @@ STYLES = {
 
 def page_of(explanation: Explanation) -> Iterator[RenderableType]:
     """The parts of the page, top to bottom; the first is one line: the cause."""
-    yield Text(visible(str(explanation.cause), one_line=True), style="bold", no_wrap=True, overflow="ignore")
+    yield Text(visible(str(explanation.cause), newline=ESCAPED), style="bold", no_wrap=True, overflow="ignore")
     exam = explanation.exam
     yield Text(f"reward {_number(explanation.value)} of {_number(exam.full)}   preset {visible(exam.preset.name)}")
     others = [finding for finding in explanation.findings if finding != explanation.cause]
     if others:
         yield _heading("also found (what it costs)")
     for finding in others[:10]:
-        yield Text(f"  {_number(finding.gain)}  {visible(str(finding), one_line=True)}")
+        yield Text(f"  {_number(finding.gain)}  {visible(str(finding), newline=ESCAPED)}")
     yield from _text(explanation)
     yield from _conversion(explanation)
     yield from _matches(explanation)
     yield from _criteria(explanation)
-
-
-def visible(text: str, *, one_line: bool = False) -> str:
-    r"""Escape everything in a model's text that could control a terminal; line breaks stay unless `one_line`.
-
-    >>> visible("a\x1b[31mb\u202e\ud800c\td")
-    'a\\x1b[31mb\\u202e\\ud800c    d'
-    """
-    if text.isprintable():
-        return text
-    shown: list[str] = []
-    for char in text.replace("\t", "    "):
-        is_kept = char.isprintable() or (char == "\n" and not one_line)
-        shown.append(char if is_kept else char.encode("unicode_escape", "surrogatepass").decode())
-    return "".join(shown)
 
 
 def _heading(text: str) -> Text:
@@ -65,7 +53,7 @@ def _text(explanation: Explanation) -> Iterator[RenderableType]:
     if exam.target.task == "counting":
         read = f"count {exam.answer.stated_count:g}" if exam.answer.is_parsed else "no count"
     elif exam.target.task == "text":
-        read = repr(visible(exam.answer.text, one_line=True)[:200])
+        read = repr(visible(exam.answer.text, newline=ESCAPED)[:200])
     else:
         read = f"{text.n_read} read, {text.n_dropped} not read"
     yield _heading(f"text ({plural(len(exam.completion), 'character')}; {exam.preset.answer_format}: {read})")
@@ -74,7 +62,7 @@ def _text(explanation: Explanation) -> Iterator[RenderableType]:
         yield Text(f"  reading stopped at character {text.stopped_at} of {len(exam.completion)}: the answer is cut off")
     dropped = [f"object {i} not read: {piece.why_not}" for i, piece in enumerate(text.pieces, 1) if piece.why_not]
     for line in dropped[:SHOWN_DROPPED]:
-        yield Text(f"  {visible(line, one_line=True)}", style="red")
+        yield Text(f"  {visible(line, newline=ESCAPED)}", style="red")
     if len(dropped) > SHOWN_DROPPED:
         yield Text(f"  ... and {len(dropped) - SHOWN_DROPPED} more not read", style="red")
     for name, words, fix in text.defects:
@@ -87,15 +75,17 @@ def _marked(explanation: Explanation) -> Text:
     start = max(0, text.answer_start - SHOWN_REASONING)
     end = min(len(completion), text.answer_start + SHOWN_ANSWER)
     shown = Text(f"... ({start} characters before) ...\n" if start else "")
-    shown.append(visible(completion[start : text.answer_start]), style="dim")
+    shown.append(visible(completion[start : text.answer_start], newline="\n"), style="dim")
     position = text.answer_start
     for piece in text.pieces:
         if piece.end > end:
             break
-        shown.append(visible(completion[position : piece.start]))
-        shown.append(visible(completion[piece.start : piece.end]), style="red" if piece.why_not else "green")
+        shown.append(visible(completion[position : piece.start], newline="\n"))
+        shown.append(
+            visible(completion[piece.start : piece.end], newline="\n"), style="red" if piece.why_not else "green"
+        )
         position = piece.end
-    shown.append(visible(completion[position:end]))
+    shown.append(visible(completion[position:end], newline="\n"))
     if end < len(completion):
         shown.append(f"\n... ({len(completion) - end} more characters)")
     return shown if shown.plain else Text("(no text)", style="dim")
@@ -179,7 +169,7 @@ def _table(*headings: str) -> Table:
 
 
 def _row(table: Table, cells: Sequence[str], style: str) -> None:
-    table.add_row(*(Text(visible(cell, one_line=True)[:200]) for cell in cells), style=style)
+    table.add_row(*(Text(visible(cell, newline=ESCAPED)[:200]) for cell in cells), style=style)
 
 
 def _number(number: float) -> str:

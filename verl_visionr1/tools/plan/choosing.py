@@ -82,16 +82,13 @@ def _candidates(shape: Shape, machine: Machine) -> Iterator[Settings]:
                 yield replace(level, is_fused=shape.has_fused_head, tensor_parallel=size)
 
 
-def _fits_host(step: Step) -> bool:
-    return step.machine.host_gb is None or total(step.host()) <= step.machine.host_gb
-
-
 def _plan(step: Step) -> Plan | None:
     """The plan with these settings and the largest token budget, if it fits."""
     machine, run = step.machine, step.run
     budget = machine.gpu_gb * MARGIN
     tokens = _largest_tokens(step)
-    if not tokens or not _fits_host(step) or step.loading_gb() > budget or total(step.hand_over()) > budget:
+    fits_host = machine.host_gb is None or total(step.host()) <= machine.host_gb
+    if not tokens or not fits_host or step.loading_gb() > budget or total(step.hand_over()) > budget:
         return None
     step = replace(step, settings=replace(step.settings, tokens=tokens))
     parallel, waits, weights = step.settings.tensor_parallel, step.waiting(), step.engine_weights()

@@ -11,7 +11,7 @@ import msgspec
 from rich.table import Table
 
 from verl_visionr1.files import write_whole
-from verl_visionr1.rollouts.bootstrap import Estimate
+from verl_visionr1.rollouts.bootstrap import LEVEL, Estimate
 from verl_visionr1.tools.runs.alarms import table_of as alarms_of
 from verl_visionr1.tools.runs.figure import Curves, draw
 from verl_visionr1.tools.runs.steps import (
@@ -25,7 +25,6 @@ from verl_visionr1.tools.runs.steps import (
     read_steps,
 )
 from verl_visionr1.tools.runs.validations import (
-    LEVEL,
     RESAMPLES,
     Change,
     Section,

@@ -25,7 +25,7 @@ from verl_visionr1.rollouts.run import Start, find_run, read_run
 from verl_visionr1.targets import TargetError, read_target
 from verl_visionr1.tools.runs.steps import Metric, Step, list_metrics
 
-LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
+RESAMPLES, SEED = 2000, 0
 MIN_PROMPTS = 10
 """With fewer prompts there is no interval, since resampling them is unreliable."""
 Key: TypeAlias = tuple[str, str]
@@ -299,14 +299,14 @@ def _change_of(metric: Metric, found: Mapping[str, Estimate], draws: Mapping[str
 
 
 def _drawn_estimate(value: float, draws: Array) -> Estimate:
-    low, high = interval(draws, LEVEL, value)
+    low, high = interval(draws, value)
     return Estimate(value=value, low=low, high=high)
 
 
 def _estimate(parts: Mapping[str, tuple[Array, Array]], n: int) -> tuple[dict[str, Estimate], dict[str, Array]]:
     """Each ratio with its interval, and its resampled values; without both if there are too few prompts."""
     n_resamples = RESAMPLES if n >= MIN_PROMPTS else 0
-    return estimates_of([Ratios(np.arange(n), parts)], n, n_resamples=n_resamples, seed=SEED, level=LEVEL)
+    return estimates_of([Ratios(np.arange(n), parts)], n, n_resamples=n_resamples, seed=SEED)
 
 
 def mark_change(difference: Estimate, distance: Estimate | None = None) -> str:

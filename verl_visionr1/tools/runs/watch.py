@@ -17,6 +17,7 @@ from verl_visionr1.tools.runs import alarms
 from verl_visionr1.tools.runs.report import compare_run, format_change
 from verl_visionr1.tools.runs.steps import RunError, Step, has_box_numbers, list_metrics, read_steps
 from verl_visionr1.tools.runs.validations import read_validations
+from verl_visionr1.tools.score.view import shown
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
@@ -86,7 +87,7 @@ def validation_lines(run_dir: Path, step: Step, seen: Sequence[Step]) -> Iterato
     """Lines about a validation: its numbers, and from the second on the change since the first, paired by prompt."""
     for source, numbers in step.validation().items():
         metrics = list_metrics(numbers, has_boxes=has_box_numbers(numbers))
-        numbers_text = "  ".join(f"{metric.name} {_shown(numbers.get(metric.key))}" for metric in metrics)
+        numbers_text = "  ".join(f"{metric.name} {shown(numbers.get(metric.key))}" for metric in metrics)
         yield f"[bold]validation at step {step.number}[/bold] ({source})  {numbers_text}"
     first = next((other for other in seen if other.validation()), None)
     if first is None or not step.validation():
@@ -103,12 +104,8 @@ def _rule(step: Step) -> str:
     thresholds, stage = step.thresholds, step.training("stage")
     if thresholds is None or stage is None:
         return ""
-    xi = f" (xi {'/'.join(_shown(value, 2) for value in thresholds)})" if step.has_boxes else ""
+    xi = f" (xi {'/'.join(shown(value, '.2f') for value in thresholds)})" if step.has_boxes else ""
     return f"  stage {stage:.0f}{xi}"
-
-
-def _shown(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _duration(seconds: float) -> str:

@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
+from verl_visionr1.rollouts.dumps import visible
 from verl_visionr1.rollouts.numbers import Numbers, describe_routed
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.schedule import Schedule, first_step
 from verl_visionr1.tools.schedule.replay import Replay
-from verl_visionr1.tools.score.view import MAX_SOURCES, printable
+from verl_visionr1.tools.score.view import MAX_SOURCES, shown
 
 FIELDS = ("match_iou", "recall_floor", "recall_full", "iou_floor", "iou_full")
 """Fields of `Thresholds`, in the order of the columns."""
@@ -22,7 +23,7 @@ _RAMP_ROWS = 11
 
 def schedule_table(schedule: Schedule, title: str, total_steps: int | None = None) -> Table:
     """Table of progress, step, stage and thresholds: a row per stage, or samples of a schedule without steps."""
-    table = Table(title=Text(printable(title)), title_justify="left")
+    table = Table(title=Text(visible(title)), title_justify="left")
     labels = (name.replace("_", " ").replace("iou", "IoU") for name in FIELDS)
     for heading in ("progress", *(["step"] if total_steps else []), "stage", *labels):
         table.add_column(heading, justify="right")
@@ -59,7 +60,7 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
         place = [stage.name, *(["all"] if several else []), start, f"{stage.match_iou:.3g}"]
         table.add_row(*place, *_numbers(stage.overall))
         for source, numbers in list(stage.sources.items())[: MAX_SOURCES if several else 0]:
-            table.add_row("", Text(printable(source)), "", "", *_numbers(numbers))
+            table.add_row("", Text(visible(source)), "", "", *_numbers(numbers))
         table.add_section()
     yield table
     yield Text(
@@ -78,6 +79,5 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
 
 
 def _numbers(numbers: Numbers) -> list[str]:
-    std = "-" if numbers.group_std is None else f"{numbers.group_std:.3f}"
-    dead = "-" if numbers.frac_reward_zero_std is None else f"{numbers.frac_reward_zero_std:.1%}"
-    return [str(numbers.n), f"{numbers.reward:.3f}", std, dead]
+    dead = shown(numbers.frac_reward_zero_std, ".1%")
+    return [str(numbers.n), shown(numbers.reward), shown(numbers.group_std), dead]

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from verl_visionr1.rollouts.dumps import visible
 from verl_visionr1.rollouts.numbers import Numbers, Saved, describe_routed
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.score.rescore import Comparison, Report
@@ -33,7 +34,7 @@ def view_of(report: Report, overrides: Sequence[str] = ()) -> Iterator[Renderabl
         yield Text("")
         table = _table("by step", ["reward", "saved reward", "F1@.5"])
         for it in report.steps:
-            table.add_row(str(it.step), _shown(it.reward), _shown(it.saved), _shown(it.f1_50))
+            table.add_row(str(it.step), shown(it.reward), shown(it.saved), shown(it.f1_50))
         yield table
     if report.saved is not None:
         yield Text(report.saved.describe())
@@ -57,14 +58,14 @@ def _comparison_of(comparison: Comparison) -> Iterator[RenderableType]:
     yield _numbers_table(f"{comparison.preset}, {comparison.moment}", comparison.overall, comparison.sources, None, {})
     agreement = comparison.agreement
     yield Text(
-        f"rank agreement (Spearman): {_shown(agreement.spearman)}; within groups: {_shown(agreement.spearman_within)} "
+        f"rank agreement (Spearman): {shown(agreement.spearman)}; within groups: {shown(agreement.spearman_within)} "
         f"({agreement.n_groups} groups that both spread)"
     )
     if comparison.differing:
         yield Text("\nrows that differ most: reward, the other, where, start of the text", style="italic")
     for row in comparison.differing:
-        yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
-        yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
+        yield Text(visible(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
+        yield Padding(Text(visible(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
 
 
 def _numbers_table(
@@ -77,43 +78,31 @@ def _numbers_table(
         table.add_row(name, *cells, style=style)
 
     row("rows", (f"{it.n}" for it in columns.values()))
-    row("reward", (_shown(it.reward) for it in columns.values()), "bold")
+    row("reward", (shown(it.reward) for it in columns.values()), "bold")
     for name in overall.metrics:
-        row(f"  {name}", (_shown(it.metrics.get(name)) for it in columns.values()))
-    row("unreadable", (_percent(it.unreadable) for it in columns.values()))
+        row(f"  {name}", (shown(it.metrics.get(name)) for it in columns.values()))
+    row("unreadable", (shown(it.unreadable, ".1%") for it in columns.values()))
     row("prompt groups", (f"{it.n_groups}" for it in columns.values()))
     if overall.n_groups:
-        row("  group_std", (_shown(it.group_std) for it in columns.values()))
-        row("  frac_reward_zero_std", (_percent(it.frac_reward_zero_std) for it in columns.values()))
+        row("  group_std", (shown(it.group_std) for it in columns.values()))
+        row("  frac_reward_zero_std", (shown(it.frac_reward_zero_std, ".1%") for it in columns.values()))
     if saved is not None:
         both = [saved, *(saved_by.get(name) for name in list(columns)[1:])]
-        row("saved reward", (_shown(it and it.mean) for it in both))
-        row("  equal to re-scored", (_percent(it and it.equal) for it in both))
-        row("  mean difference", (_shown(it and it.mean_difference) for it in both))
-        row("  largest difference", (_shown(it and it.max_difference) for it in both))
+        row("saved reward", (shown(it and it.mean) for it in both))
+        row("  equal to re-scored", (shown(it and it.equal, ".1%") for it in both))
+        row("  mean difference", (shown(it and it.mean_difference) for it in both))
+        row("  largest difference", (shown(it and it.max_difference) for it in both))
     return table
 
 
 def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=Text(printable(title)), title_justify="left")
+    table = Table(title=Text(visible(title)), title_justify="left")
     table.add_column("")
     for name in columns:
-        table.add_column(Text(printable(name)), justify="right", overflow="fold")
+        table.add_column(Text(visible(name)), justify="right", overflow="fold")
     return table
 
 
-def printable(text: str) -> str:
-    r"""Remove control characters from a model's text.
-
-    >>> printable("a\n\x1b[31mb")
-    'a  [31mb'
-    """
-    return "".join([char if char.isprintable() else " " for char in text])
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def shown(value: float | None, digits: str = ".3f") -> str:
+    """Format a number; "-" for None."""
+    return "-" if value is None else f"{value:{digits}}"

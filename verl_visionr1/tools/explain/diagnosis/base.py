@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
-
-from msgspec.structs import replace
 
 from verl_visionr1.answers import FORMATS, Answer
 from verl_visionr1.boxes import Boxes, Points
-from verl_visionr1.criteria import Thresholds, f1_50
-from verl_visionr1.masks import bounds_xyxy
-from verl_visionr1.matching import MATCHERS, match_class_aware
+from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards.base import CriterionInput, Preset
-from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, read_completion
-from verl_visionr1.targets import NO_IMAGE, Target
+from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, match_answer, read_completion
+from verl_visionr1.targets import NO_IMAGE, Target, object_boxes, object_points
 
 LEARN = "model error; no setting fixes this"
 LONGER = "raise data.max_response_length, or ask for less text"
@@ -143,15 +139,9 @@ class Exam:
 
     def with_answer(self, answer: Answer) -> Exam:
         """The examination of another answer, in original pixels; the text stays."""
-        target, preset = self.target, self.preset
-        matching = MATCHERS[preset.matching](answer, target)
-        has_boxes = target.task in BOX_TASKS
-        class_aware = match_class_aware(answer, target) if has_boxes else matching
-        accuracy = f1_50(class_aware) if has_boxes else 0.0
-        case = replace(self.case, answer=answer, matching=matching, class_aware=class_aware, accuracy=accuracy)
-        if preset.measure is not None:
-            case = replace(case, accuracy=preset.measure.call(case))
-        return Exam(preset, self.thresholds, self.response, case, self.is_clipped)
+        kept = ("completion", "thresholds", "n_tokens", "max_tokens", "grid_wh")
+        case = match_answer(answer, self.target, self.preset, **{name: getattr(self.case, name) for name in kept})
+        return replace(self, case=case)
 
     @property
     def cut_off_fix(self) -> str:
@@ -177,23 +167,6 @@ def labelled_objects(target: Target) -> Iterator[tuple[tuple[float, ...], str]]:
     has_points = target.task == "pointing" and target.points_xy
     places = cast(Points, target.points_xy) if has_points else object_boxes(target)
     return zip(places, tuple(target.labels) or ("",) * target.n_objects, strict=True)
-
-
-def object_boxes(target: Target) -> Boxes:
-    """A box around each object: its own, that of its mask, else a twentieth of the image around its point."""
-    if target.boxes_xyxy:
-        return cast(Boxes, tuple(target.boxes_xyxy))
-    if target.masks:
-        return tuple(bounds_xyxy(mask) for mask in target.masks)
-    reach = max(target.size_wh) / 40.0
-    return tuple((x - reach, y - reach, x + reach, y + reach) for x, y in target.points_xy)
-
-
-def object_points(target: Target) -> Points:
-    """A point on each object: its own, else the centre of its box or mask."""
-    if target.points_xy:
-        return cast(Points, tuple(target.points_xy))
-    return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in object_boxes(target))
 
 
 def numbered(nouns: tuple[str, str], numbers: Iterable[int], *, limit: int = 5) -> str:

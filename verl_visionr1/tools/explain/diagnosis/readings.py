@@ -15,8 +15,8 @@ from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_o
 from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 from verl_visionr1.rewards.completion import BOX_TASKS, in_original_pixels
-from verl_visionr1.targets import NO_IMAGE, Target
-from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, object_boxes, quoted
+from verl_visionr1.targets import NO_IMAGE, Target, object_boxes
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer, wrap_best
 

@@ -14,8 +14,8 @@ from verl_visionr1.criteria import EPSILON
 from verl_visionr1.masks import contains
 from verl_visionr1.matching import IGNORED_SHARE
 from verl_visionr1.rewards.completion import BOX_TASKS
-from verl_visionr1.targets import Target, normalize_label
-from verl_visionr1.tools.explain.diagnosis.base import Exam, labelled_objects, object_boxes
+from verl_visionr1.targets import Target, normalize_label, object_boxes
+from verl_visionr1.tools.explain.diagnosis.base import Exam, labelled_objects
 
 Kind: TypeAlias = Literal[
     "match", "below threshold", "wrong label", "duplicate", "junk", "outside", "ignored", "missed"

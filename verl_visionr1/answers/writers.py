@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
+
+from verl_visionr1.answers.qwen import write_json
 
 Number: TypeAlias = float | str
 """A coordinate; a string is written unchanged, so that a probe may write NaN."""
@@ -15,7 +15,6 @@ Item: TypeAlias = tuple[tuple[Number, ...], str]
 """Coordinates (x1, y1, x2, y2 of a box, x, y of a point) in pixels of the scene, and a label."""
 SIDE = 1000
 """Width and height of every scene: pixels are then also the 0-1000 units of many models."""
-_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,8 @@ def _row(coordinates: Sequence[Number], joint: str = ", ") -> str:
     return joint.join(map(_number, coordinates))
 
 
-def _qwen(items: Sequence[Item], key: str = "bbox_2d") -> str:
-    labelled = ((xs, json.dumps(label, ensure_ascii=False)) for xs, label in items)
-    return "[" + ", ".join(f'{{"{key}": [{_row(xs)}], "label": {label}}}' for xs, label in labelled) + "]"
+def _qwen(items: Sequence[Item], key: str = "") -> str:
+    return write_json([[*map(_number, xs)] for xs, _ in items], [label for _, label in items], key)
 
 
 def _griffon(items: Sequence[Item]) -> str:
@@ -112,7 +110,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "paligemma": Writer("boxes", _paligemma, frame="paligemma"),
         "gemma-json": Writer("boxes", _gemma),
         "list": Writer("boxes", _lists, has_labels=False),
-        "qwen-points": Writer("points", lambda items: _qwen(items, "point_2d")),
+        "qwen-points": Writer("points", _qwen),
         "molmo-points": Writer("points", _molmo, frame="percent"),
         "point": Writer("points", _pairs, has_labels=False, is_single=True),
         "count": Writer("count", lambda items: str(len(items))),
@@ -164,13 +162,3 @@ class Language:
     def answer(self, items: Sequence[Item]) -> str:
         """Write these items as a completion."""
         return self.form.wrap(self.writer.write(items))
-
-
-def full_width(text: str) -> str:
-    """Replace letters with the full-width forms of East Asian text."""
-    return _LETTER.sub(lambda letter: chr(ord(letter.group()) + 0xFEE0), text)
-
-
-def with_digits(text: str, zero: int) -> str:
-    """Replace digits with those of another script, whose zero has this code point."""
-    return _DIGIT.sub(lambda digit: chr(zero + int(digit.group())), text)
