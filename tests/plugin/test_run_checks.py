@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from run_configs import checkpoint, config_of, row, write
 
 from verl_visionr1 import Target
-from verl_visionr1.conversion.tokens import load_answer_counter
+from verl_visionr1.conversion.tokens import answer_tokens, load_answer_counter
 from verl_visionr1.plugin import data_files
 from verl_visionr1.runtime import parts, run_checks
 from verl_visionr1.runtime.run_length import RunLength, length_of
@@ -228,8 +228,24 @@ def test_right_answers_that_the_budget_cuts_off(tmp_path: Path) -> None:
     assert f"(longest: {longest})" in note
     assert answer_notes(config_of(*run, f"data.max_response_length={longest}")) == []
     assert len(answer_notes(config_of(*run, f"data.max_response_length={longest - 1}"))) == 1
-    no_tokenizer = config_of(run[0], "data.max_response_length=8")
-    assert answer_notes(no_tokenizer) == []
+    (estimate,) = answer_notes(config_of(run[0], run[2], "data.max_response_length=64"))  # a name on the hub
+    assert "of 2 of 3 rows is longer" in estimate
+    about = answer_tokens(target)  # of Qwen's tokenizer
+    assert f"(longest: about {about})" in estimate
+    assert answer_notes(config_of(run[0], run[2], f"data.max_response_length={about}")) == []
+
+
+def test_right_answers_of_points_are_counted_and_a_file_with_an_unreadable_row_is_left_out(tmp_path: Path) -> None:
+    points = [[float(i), 9.0] for i in range(9)]
+    target = Target(task="pointing", size_wh=(99, 99), points_xy=points, labels=["cat"] * 9, categories=["cat"])
+    pointing = answer_row(9) | {"reward_model": {"style": "rule", "ground_truth": target.to_json()}}
+    files = [
+        write(tmp_path / "a.parquet", [answer_row(9), pointing]),
+        write(tmp_path / "b.parquet", [answer_row(9), answer_row(9, "gsm8k")]),
+    ]
+    run = (f"data.train_files=[{','.join(files)}]", f"actor_rollout_ref.model.path={TINY}")
+    (note,) = answer_notes(config_of(*run, "data.max_response_length=64"))
+    assert "of 2 of 2 rows is longer" in note
 
 
 def test_the_data_files_of_a_run(tmp_path: Path) -> None:

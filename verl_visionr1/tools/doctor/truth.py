@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from verl_visionr1.conversion.tokens import boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.conversion.tokens import answer_tokens, image_tokens, prompt_tokens
 from verl_visionr1.files import RowError
 from verl_visionr1.images import EmbeddedImage, read_size
 from verl_visionr1.targets import Target, normalize_label
@@ -108,10 +108,7 @@ def _label_problems(sample: Sample, target: Target) -> Iterator[Problem]:
 
 
 def _budget_problems(sample: Sample, target: Target, scope: Scope) -> Iterator[Problem]:
-    if target.answer is not None or target.task == "counting":
-        needed = text_tokens(target.answer if target.answer is not None else str(target.count))
-    else:
-        needed = boxes_answer_tokens(target.boxes_xyxy or [(*xy, *xy) for xy in target.points_xy], target.labels)
+    needed = answer_tokens(target)
     if needed > scope.max_response:
         reason = f"the right answer takes about {needed} tokens ({target.n_objects} objects), the response allows"
         advice = "raise data.max_response_length, or convert with a lower --max-instances"
