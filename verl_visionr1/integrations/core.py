@@ -26,7 +26,7 @@ from verl_visionr1.rewards.routing import Routes
 from verl_visionr1.rewards.run_settings import RewardSettings
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import SettingsError, decoded
-from verl_visionr1.targets import NO_IMAGE, is_validation_split, read_target
+from verl_visionr1.targets import NO_IMAGE, TargetError, is_validation_split, read_target
 
 _FACTS = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "clipped")
 REPORTED = (*_FACTS, *DEGENERATION_METRICS, "route", "unscored")
@@ -192,6 +192,16 @@ class Scorer:
             f"{what}: preset {preset.name} tightens its thresholds during training; {self.step_advice}, or set "
             "schedule = {kind: off} for fixed thresholds (in a preset file in routes for the default of another task)"
         )
+
+
+def require_truths(truths: Sequence[str | None] | None, column: str, layout: str) -> Sequence[str | None]:
+    """The column of ground truths of a batch; `TargetError` for None: the data has no such column."""
+    if truths is None:
+        raise TargetError(
+            f"the data has no column {column}; convert it with --to {layout}, or rename the column "
+            "that holds Target.to_json()"
+        )
+    return truths
 
 
 def _is_column(values: object, n_rows: int) -> bool:
