@@ -198,8 +198,8 @@ def require_truths(truths: Sequence[str | None] | None, column: str, layout: str
     """The column of ground truths of a batch; `TargetError` for None: the data has no such column."""
     if truths is None:
         raise TargetError(
-            f"the data has no column {column}; convert it with --to {layout}, or rename the column "
-            "that holds Target.to_json()"
+            f"the data has no column {column}; make the rows with visionr1 convert ... --to {layout}, or rename the "
+            "column that holds Target.to_json()"
         )
     return truths
 

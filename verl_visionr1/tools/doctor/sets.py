@@ -113,7 +113,7 @@ def convention_problems(census: Census) -> Iterator[Problem]:
     for place, (boxes, sizes) in census.boxes.items():
         if not census.layout:
             guessed = (
-                f"the size of the image is known for {len(boxes)} boxes; {FEWEST} tell their format (--images-dir)"
+                f"format not checked: {len(boxes)} boxes have an image of known size, {FEWEST} needed (--images-dir)"
             )
             if len(boxes) >= FEWEST:
                 guessed = best_convention(boxes, sizes)
