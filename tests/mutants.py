@@ -31,11 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 AREAS = {  # area -> files -> stems of the test files that are for them; `*`: the one of the file's name, too
     "core": {
         "verl_visionr1/[bmsg]*.py": "*",  # boxes, masks, matching, schedule, settings, gate
+        "verl_visionr1/alarms.py": "alarms",
         "verl_visionr1/assignment.py": "assignment matching",
-        "verl_visionr1/criteria/[!mr]*.py": "criteria * *_properties",
+        "verl_visionr1/criteria/[!mr]*.py": "criteria * *_properties any_text",
         "verl_visionr1/criteria/math*.py": "mathematics",
         "verl_visionr1/criteria/regions.py": "pointing pointing_properties",
-        "verl_visionr1/rewards/*.py": "rewards reward_properties released_reward composition routing box_presets",
+        "verl_visionr1/rewards/*.py": "rewards reward_properties released_reward composition routing box_presets "
+        "any_text",
     },
     "plugin": {
         "verl_visionr1/plugin/*.py": "plugin plugin_settings progress reward_path several_images verl_hooks preflight "

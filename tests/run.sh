@@ -6,7 +6,6 @@
 #   bash tests/run.sh -m nightly      the rest: other frameworks, installs, links; needs the network
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-unset PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without it each would compile the package again
 
 # shellcheck source-path=SCRIPTDIR source=../recipes/environment.sh
 source recipes/environment.sh
@@ -41,7 +40,7 @@ if (($#)); then
   python -m pytest "$@"
   status=$?
 else # the quick ones on both cores; then the slow ones, one at a time: Ray times out on loaded cores
-  python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' || failed+=('quick tests')
+  python -m pytest --numprocesses 2 -m 'not slow' || failed+=('quick tests')
   report_failed
   python -m pytest -m 'slow and not nightly'
   status=$?

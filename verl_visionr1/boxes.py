@@ -36,6 +36,14 @@ def intersection(a_xyxy: Box, b_xyxy: Box) -> float:
     return width * height if width > 0.0 and height > 0.0 else 0.0
 
 
+def widen(box_xyxy: Box, grid_wh: tuple[float, float], margin: float = 0.0) -> Box:
+    """Widen a box around its middle to at least one step of a frame's grid in each direction; `margin`: beyond that."""
+    x1, y1, x2, y2 = box_xyxy
+    more_x = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0 + margin
+    more_y = max(grid_wh[1] - (y2 - y1), 0.0) / 2.0 + margin
+    return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
+
+
 def iou(a_xyxy: Box, b_xyxy: Box) -> float:
     """Intersection over union, in [0, 1]; symmetric, and 1.0 for a box with itself."""
     ax1, ay1, ax2, ay2 = a_xyxy

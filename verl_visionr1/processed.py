@@ -106,14 +106,18 @@ _CLASS_DEFAULTS: Mapping[str, ImageProcessor] = MappingProxyType(
 )
 
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Files with the resize parameters of a model, the first one that is there."""
+
+
 def image_processor_of(folder: Path) -> ImageProcessor | None:
-    """Read the resize parameters of the model in a folder; None if they are missing or of an unknown kind."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    """Read the resize parameters of the model in a folder; None if they are missing, unreadable or of another kind."""
+    for name in PROCESSOR_FILES:
         if (folder / name).is_file():
-            config = json.loads((folder / name).read_text())
             try:
+                config = json.loads((folder / name).read_text())
                 return ImageProcessor.from_config(config.get("image_processor") or config)
-            except SizeError:
+            except (AttributeError, ValueError):  # a SizeError too
                 return None
     return None
 

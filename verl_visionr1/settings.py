@@ -36,9 +36,10 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
 
 
 def _normalize(plain: object, struct: type[msgspec.Struct], where: str) -> dict[str, Any]:
-    """Check the keys, decode nested records, and drop null and `off` read as false, as YAML yields them."""
+    """Check the keys, decode nested records, drop null, and read false as `off`: YAML yields it for a bare `off`."""
     if not isinstance(plain, Mapping):
         raise SettingsError(f"{where or 'settings'} = {plain!r}: needs keys below it")
+    plain = {"off" if key is False else key: value for key, value in plain.items()}
     refuse_unknown(plain, struct.__struct_fields__, where)
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
     meant: dict[str, Any] = {}

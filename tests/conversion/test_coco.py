@@ -265,6 +265,7 @@ def test_exclude_image_ids(data: Dataset, text: str) -> None:
         ({"max_categories": 0}, "--max-categories 0"),
         ({"prompt_template": "Find {phrases}", "task": "all"}, "--prompt-template with --task all: "),
         ({"prompt_template": "Find it"}, r"--prompt-template 'Find it': its one field is \{phrases\}"),
+        ({"prompt_template": ""}, "--prompt-template .*phrases"),
         ({"prompt_template": "Find {things}"}, "--prompt-template"),
         ({"prompt_template": "Find {phrases.__class__}"}, "--prompt-template"),
         ({"prompt_template": "Find {phrases"}, "--prompt-template"),

@@ -260,3 +260,4 @@ def test_what_a_malformed_annotation_is_about_is_not_called_absent(data: Dataset
     report = coco.convert(path, data.images_dir, out, coco.Options(task="grounding", negatives=0.5, on_error="skip"))
     assert {target(row).labels for row in read_rows(out)} == {("red box",), ("blue box",)}
     assert sum(report.ledger.skipped.values()) == 9
+    assert mentions(report.ledger.listed[0], spoiled.partition(" ")[2])

@@ -112,6 +112,14 @@ def test_a_converter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert [row["extra_info"]["image_id"] for row in read_rows(out)] == [it for it in ids if it != ids[0]]
 
 
+def test_a_source_is_not_overwritten(tmp_path: Path) -> None:
+    sources = write_source("countbench", tmp_path)
+    data = Path(sources[0]).read_bytes()
+    done = run("countbench", sources, Path(sources[0]))
+    assert (done.exit_code, done.stderr.startswith(f"error: {sources[0]}: ")) == (2, True)
+    assert Path(sources[0]).read_bytes() == data
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_a_tool_has_a_script(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_script(name, ["--help"], monkeypatch) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
-from recorded import BOX, HEIGHT, NAME, PICTURE, WIDTH, convert, converted
+from recorded import BOX, COLUMNS, HEIGHT, NAME, PICTURE, WIDTH, convert, converted
 from refused import mentions
 from scene_sets.base import prompt, target
 from scene_sets.row_files import write_jsonl, write_parquet
@@ -174,11 +174,20 @@ def test_folder_of_save_to_disk(tmp_path: Path) -> None:
         assert report.written.rows == 1
 
 
+@pytest.mark.parametrize("column", [COLUMNS, ("image=image", "label=objects.category", "boxes=objects.bbox")])
+def test_a_broken_parquet_file(column: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(RowsError) as caught:
+        converted(path, column=column, box_format="xyxy-abs")
+    assert mentions(caught.value, f"{path}: ")
+
+
 @pytest.mark.parametrize("sign", [",", ", ", ";", "; ", "\t"])
 def test_tables_are_read_whatever_stands_between_their_fields(sign: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
-    line = f"{NAME},{WIDTH},{HEIGHT},a cat,8,16,40,60"
+    header = ",filename,width,height,class,xmin,ymin,xmax,ymax"  # pandas's index has no name
+    line = f"0,{NAME},{WIDTH},{HEIGHT},a cat,8,16,40,60"
     path.write_text(f"{header}\n{line}\n".replace(",", sign))
     (found,), _ = converted(path, preset="tf-csv", task="detection")
     assert (target(found).labels, target(found).boxes_xyxy) == (("a cat",), (BOX,))

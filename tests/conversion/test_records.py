@@ -176,6 +176,7 @@ BAD = {
     "inverted": (row([[40, 2, 3, 9]]), "box without extent", ("[40.0, 2.0, 3.0, 9.0]",)),
     "no boxes at all": (row(None), "no ground truth", ("[]",)),
     "no phrase": (row(text=""), "nothing asked", ()),
+    "words for a phrase": (row(None, answer="yes"), "nothing asked", ("question",)),
     "phrase is a number": (row(text=7), "phrase is no text", ("'7'",)),
     "no image": (row(image=None), "no image", ("'None'",)),
     "two images": (row(image=["a.png", "b.png"]), "several images", ("2 images",)),
@@ -189,8 +190,8 @@ BAD = {
 
 @pytest.mark.parametrize(("bad", "kind", "values"), BAD.values(), ids=BAD)
 def test_bad_records(bad: Any, kind: str, values: tuple[object, ...], tmp_path: Path) -> None:
-    options = {"column": (*COLUMNS, "width=w", "height=h"), "box_format": "xyxy-abs"}
-    error, found, _ = bad_entry(convert, tmp_path, row(w=WIDTH, h=HEIGHT), bad, **options)
+    options = {"column": (*COLUMNS, "width=w", "height=h", "answer=answer"), "box_format": "xyxy-abs"}
+    error, found, _ = bad_entry(convert, tmp_path, row(w=WIDTH, h=HEIGHT, answer=None), bad, **options)
     assert (error.kind, len(found)) == (kind, 1)
     assert mentions(error, "a.jsonl: line 2", *values)
 

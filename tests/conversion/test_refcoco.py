@@ -102,6 +102,15 @@ def test_refs_of_an_image_follow_each_other(data: Dataset) -> None:
     assert ids == [first, first, second, second, third]
 
 
+def test_files_of_one_name(data: Dataset) -> None:
+    data.ref()
+    refs, *others = data.write()
+    plus = data.folder / "refcoco+" / refs.name
+    plus.parent.mkdir()
+    plus.write_bytes(refs.read_bytes())
+    assert refcoco.convert([refs, plus, *others], data.folder / "out.parquet").rows == {"grounding": 2}
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [

@@ -6,6 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hostile import Hostile
 from PIL import Image
@@ -101,6 +102,18 @@ def test_sources_that_cannot_be_read(name: str, text: str | None, values: tuple[
     with pytest.raises(RowsError) as caught:
         list(read_records(tmp_path / name))
     assert mentions(caught.value, f"{name}: ", *values)
+
+
+def test_an_arrow_stream_with_a_wrong_offset(tmp_path: Path) -> None:
+    path, table = tmp_path / "a.arrow", pa.table({"a": ["ab", "cd"]})
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+    good, bad = (b"".join(it.to_bytes(4, "little") for it in ends) for ends in ((0, 2, 4), (0, 2, 2**31 - 1)))
+    assert good in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(good, bad))
+    with pytest.raises(RowsError) as caught:
+        list(read_records(path))
+    assert mentions(caught.value, "a.arrow: ")
 
 
 def test_json_of_another_layout(tmp_path: Path) -> None:

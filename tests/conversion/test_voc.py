@@ -232,6 +232,7 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b
 BAD_XML = {
     "a bomb": (BOMB, "bad.xml: DTDForbidden", "hostile XML"),
     "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20", "malformed XML"),
+    "encoding": ('<?xml version="1.0" encoding="no"?><a/>', "bad.xml: unknown encoding: no", "malformed XML"),
     "CVAT's own": ("<annotations/>", "<annotations>, needs <annotation>", "not VOC xml"),
     "no image": (
         voc_xml("no.png", WH, []),

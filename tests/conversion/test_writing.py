@@ -79,9 +79,11 @@ def test_right_answers_are_counted_by_the_tokenizer_of_a_model_and_change_no_byt
     assert (plain.tokens.model, counted.tokens.model) == ("", "tiny")
     assert set(counted.tokens.answers) != set(plain.tokens.answers)
     assert min(counted.tokens.answers) == 2, "the count, and the end"
-    with pytest.raises(RowsError) as caught:
-        load_answer_counter(tmp_path / "images")
-    assert mentions(caught.value, f"--model {tmp_path}", "tokenizer.json")
+    (model / "tokenizer.json").write_text("{")
+    for folder in (tmp_path / "images", model):
+        with pytest.raises(RowsError) as caught:
+            load_answer_counter(folder)
+        assert mentions(caught.value, f"--model {folder}", "tokenizer.json")
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,7 @@ BAD_YAML = {
     "broken": ("names: [a\ntrain: b: c", ("YAML", "line 2")),
     "code": ("names: !!python/object/apply:os.system ['touch hacked']", ("YAML", "os.system")),
     "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", ("names: '0'", "[[")),
+    "long path": (f"names: [a, b]\ntrain: {'a' * 300}", ("train: ", "a" * 300, "--images")),
     "no split": ("names: [a, b]\nval: images/val\ntest:", ("'train'", "--split", "val", "--images")),
 }
 

@@ -65,8 +65,8 @@ def test_null_keeps_what_the_base_has() -> None:
 
 def test_off_is_no_boolean(tmp_path: Path) -> None:
     file = tmp_path / "preset.yaml"
-    file.write_text("schedule: {kind: off}")
-    assert find_preset(str(file)).schedule.points == ((0.0, PRESETS["visionr1"].schedule.off),)
+    file.write_text("schedule: {kind: off, off: [0.75, 0.75, 0.9]}")
+    assert find_preset(str(file)).schedule.points == ((0.0, ADVANCED),)
 
 
 def test_a_sum_instead_of_a_mean() -> None:
@@ -181,6 +181,8 @@ BAD_FILES = {
     "not there": (None, "cannot be read"),
     "not YAML": ("a: [", "not YAML"),
     "misspelt": ("wieghts: {}", "wieghts: unknown key; did you mean weights?"),
+    "misspelt schedule": ("schedule: {att: 0.3}", "schedule.att: unknown key; did you mean at?"),
+    "misspelt threshold": ("schedule: {stages: [{iou_ful: 1}]}", "stages.iou_ful: unknown key; did you mean iou_full?"),
     "a circle": ("base: {file}", "base = '"),
     "a gate": ("schedule: {kind: gated, gate: {bar: 0.5}}", "a gate belongs to the run, not to a preset"),
 }
@@ -273,6 +275,15 @@ def test_a_function_that_gives_no_number_is_named(value: str, tmp_path: Path) ->
     preset = changed({"criteria": {"new": {"fn": own(tmp_path, f"def mine(answer): return {value}")}}})
     with pytest.raises(RewardError, match=r"^criteria\.new: .*(nan|None|'much'|\[1\])"):
         score(PERFECT, TARGET, preset=preset)
+
+
+def test_a_value_outside_its_range_is_named_of_own_functions_alone(tmp_path: Path) -> None:
+    preset = changed({"criteria": {"new": {"fn": own(tmp_path, "def mine(answer): return 1.0")}}})
+    recall, mine = preset.criteria[1], preset.criteria[-1]
+    named = [value for value in (-0.01, -1e-9, 0.0, 1.0, 1.0 + 1e-9, 1.01, 2.0) if mine.range_problem(value)]
+    assert named == [-0.01, 1.01, 2.0]
+    assert "criteria.new: returned 1.01 (" in mine.range_problem(1.01)
+    assert recall.range_problem(2.0) == ""
 
 
 @pytest.mark.parametrize("place", ["", "a", ":f", "pkg://no.such.module:f", "pkg://math:sqr", "/no/such/file.py:f"])

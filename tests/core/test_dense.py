@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer
-from verl_visionr1.boxes import Box, iou
+from verl_visionr1.boxes import Box, iou, widen
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds, precision, recall
 from verl_visionr1.criteria.dense import (
     big_vision,
@@ -19,7 +19,6 @@ from verl_visionr1.criteria.dense import (
     soft_iou,
     v_triune,
     weighted_sum,
-    widen,
 )
 from verl_visionr1.matching import Matching
 

@@ -104,6 +104,7 @@ def test_a_switch_at_1_never_comes() -> None:
 def test_the_last_stage_is_that_of_the_last_step(schedule: Schedule, total: int) -> None:
     reached = [schedule.stage(progress_at(step, total)) for step in range(1, total + 1)]
     last = schedule.last_stage(last_progress(total))
+    assert schedule(schedule.final_progress(last_progress(total))) == schedule.points[last][1]
     if schedule.interpolation == "step":
         assert last == max(reached) == reached[-1]
     else:  # the point that the thresholds of the last step move to

@@ -130,7 +130,7 @@ def test_two_evaluations_side_by_side(tmp_path: Path) -> None:
         assert code == 0, err
         assert "Against the other evaluation" in text
         assert "+.333" in text or "+0.333" in text, text
-    assert "cannot be read" in refused("--out", better, "--recompute", "--vs", tmp_path / "gone")
+    assert "gone: no such file" in refused("--out", better, "--recompute", "--vs", tmp_path / "gone")
 
 
 def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded(tmp_path: Path) -> None
     out = ("--out", tmp_path / "out")
     assert "no model" in refused(*out)
     assert "no data" in refused(model, *out)
-    assert "eval.json: cannot be read" in refused(*out, "--recompute")
+    assert "eval.json: no such file" in refused(*out, "--recompute")
     assert "gone.parquet" in refused(model, tmp_path / "gone.parquet", *out)
     assert "no such folder" in refused(tmp_path / "gone", data, *out)
     assert "preset = 'nix'" in refused(model, data, *out, "--preset", "nix")

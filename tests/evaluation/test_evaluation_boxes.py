@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from asked import CAT, DOG, ELSEWHERE, STATS, asked, numbers_of, said
+from asked import CAT, DOG, ELSEWHERE, STATS, WH, asked, numbers_of, said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import read_all
 from verl_visionr1.evaluation.settings import EvaluationSettings
+from verl_visionr1.targets import Target
 
 
 def test_a_prompt_for_each_category_is_one_image() -> None:
@@ -173,3 +175,14 @@ def test_huge_and_thin_boxes_are_data() -> None:
     text = said(([-1e200, -1e200, 1e200, 1e200], "cat"), ([0.0, 0.0, 1e-200, 1.0], "cat"), (CAT, "cat"))
     assert numbers_of(asked(text, truth=((CAT, "cat"),)))["AP"] == pytest.approx(0.5)
     assert len(IOU_THRESHOLDS) == 10
+
+
+@pytest.mark.parametrize(("n_cats", "n_dogs", "n_capped"), [(101, 101, 1), (100, 100, 0)])
+def test_images_with_more_objects_than_max_dets_are_counted(n_cats: int, n_dogs: int, n_capped: int) -> None:
+    boxes = [[2 * i, 0, 2 * i + 1, 9] for i in range(n_cats + n_dogs)]
+    labels = ["cat"] * n_cats + ["dog"] * n_dogs
+    target = Target(task="detection", size_wh=WH, boxes_xyxy=boxes, labels=labels)
+    few = Target(task="detection", size_wh=WH, boxes_xyxy=boxes[:1], labels=["cat"])
+    rows = [msgspec.structs.replace(asked("[]", i), gts=gts.to_json()) for i, gts in enumerate((target, few))]
+    (section,) = evaluate(rows, EvaluationSettings(resamples=0)).sections
+    assert [note.split()[0] for note in section.notes if "maxDets" in note] == [str(n_capped)] * (n_capped > 0)

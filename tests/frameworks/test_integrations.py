@@ -81,8 +81,9 @@ def test_a_reward_is_what_score_says(way: str, frame: str) -> None:
         assert value == score(text, target, frame=frame, processed_wh=processed(target.size_wh)).value
         assert value == 1.0 or i >= len(SIZES_WH)
     assert processed((500, 375)) == size_wh
-    with pytest.raises(TargetError, match="'42'"):
-        call("", "42", **settings)
+    for truth in ("42", 42, {"count": 42}):
+        with pytest.raises(TargetError, match=r"ground truth .*42"):
+            call("", truth, **settings)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "misspelt key": ({"frame": "qwen3-vl", "wieghts": {}}, SettingsError, "wieghts: unknown key; did you mean weights"),
     "unknown preset": ({"frame": "qwen3-vl", "preset": "x"}, RewardError, "preset = 'x'"),
     "a gate": (GATE, SettingsError, "schedule.kind = 'gated'"),
+    "no tokens": ({"frame": "qwen3-vl", "max_tokens": 0}, SettingsError, "max_tokens = 0"),
     "no steps": ({"frame": "qwen3-vl", "total_steps": 0}, SettingsError, "total_steps = 0"),
     "a taken name": ({"frame": "qwen3-vl", "criteria": {"stage": {"fn": "recall"}}}, RewardError, "criteria.stage"),
     "no such folder": ({"model": "/no/such"}, SettingsError, "model = '/no/such'"),
@@ -193,9 +195,13 @@ def test_the_models_folder_tells_frame_and_budget(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(small))
     answer = perfect_answer(TARGET, "qwen2.5-vl", (252, 168))
     assert by_trl(answer, model=str(tmp_path)) == 1.0
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(SettingsError, match="'bert'"):
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(SettingsError, match="preprocessor_config"):
         by_trl(LOOSE, model=str(tmp_path))
+    for content, named in (('{"model_type": "bert"}', "'bert'"), ("{", "config.json"), ("[]", "config.json")):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(SettingsError, match=named):
+            by_trl(LOOSE, model=str(tmp_path))
 
 
 def test_all_rows_report_the_same_floats_whatever_holds_the_settings() -> None:
@@ -292,9 +298,16 @@ def test_ms_swift_reads_its_budget_from_the_environment(
     assert by_swift(answer, target.to_json(), frame="qwen2.5-vl") == 1.0
 
 
+def test_a_variable_of_ms_swift_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_PIXELS", "1e6")
+    with pytest.raises(SettingsError, match="MAX_PIXELS = '1e6'"):
+        by_swift(LOOSE, frame="qwen2.5-vl")
+
+
 def test_a_batch_of_easyr1_at_five_image_sizes() -> None:
-    with pytest.raises(SettingsError, match="min_pixels = None"):
-        by_easyr1(LOOSE, frame="qwen2.5-vl")
+    for wrong in ((None, None), (0, 0), (9, 3)):
+        with pytest.raises(SettingsError, match="min_pixels = "):
+            by_easyr1(LOOSE, frame="qwen2.5-vl", min_pixels=wrong[0], max_pixels=wrong[1])
     _, processed, budget, _ = WAYS["easyr1"]
     settings = {"frame": "qwen2.5-vl", **budget}
     answers = make_answers("qwen2.5-vl", processed)[: len(SIZES_WH)]

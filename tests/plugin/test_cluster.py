@@ -130,6 +130,7 @@ def assert_same(got: object, want: object) -> None:
         assert got == want
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
     """The third step of two workers, and that of one which resumes from their files before it: the same weights."""
     step = tmp_path / "global_step_2"

@@ -29,10 +29,12 @@ def outcome(function):
     except Exception as error:
         return {"raises": type(error).__name__, "says": str(error)}
 
-import os, socket
+import os, socket, sys
 import torch
 import torch.distributed
 import verl
+asked = ("verl_visionr1.plugin", "verl.experimental.reward_loop.reward_manager")
+loaded = [name in sys.modules for name in asked]
 from verl.utils.device import get_device_id, get_device_name, get_torch_device
 
 found = {}
@@ -114,6 +116,11 @@ def engines():
     kinds = ("language_model", "fsdp2"), ("language_model", "fsdp"), ("value_model", "fsdp2")
     return [EngineRegistry.get_engine_cls(*kind).__name__ for kind in kinds]
 found["engines"] = outcome(engines)
+
+def registration():
+    from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+    return [*loaded, get_reward_manager_cls("visionr1").__name__]
+found["registration"] = outcome(registration)
 print("FOUND" + json.dumps(found))
 """
 
@@ -198,6 +205,12 @@ def test_device_module_is_still_needed(bare: dict[str, Any]) -> None:
 )
 def test_repair_works(repaired: dict[str, Any], what: str, expected: object) -> None:
     assert repaired[what] == {"is": expected}
+
+
+@pytest.mark.verl
+def test_the_entry_point_registers_lazily(repaired: dict[str, Any]) -> None:
+    """Importing verl loads the plug-in, but not yet verl's own reward managers."""
+    assert repaired["registration"] == {"is": [True, False, "VisionR1RewardManager"]}
 
 
 @pytest.mark.verl

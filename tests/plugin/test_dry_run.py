@@ -101,6 +101,7 @@ UNCOMPOSED = {  # what Hydra says, in one line, with the key that was meant
     "no override": (["foo"], "Error parsing override 'foo' missing EQUAL"),
     "nothing to delete": (["~trainer.nope"], "Could not delete from config. 'trainer.nope' does not exist"),
     "reference to nothing": (["data.val_files=${nothing.here}"], "Interpolation key 'nothing.here' not found"),
+    "a key that verl needs": (["~data.train_batch_size"], "data.train_batch_size: not in the config"),
 }
 
 
@@ -158,6 +159,12 @@ BAD = {
     "two kinds of batches": (
         ["actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=false"],
         "log_prob_use_dynamic_bsz=False: must equal actor_rollout_ref.actor.use_dynamic_bsz=True",
+    ),
+    "a number for loggers": (["trainer.logger=-1"], "trainer.logger=-1: needs a list"),
+    "a number for a section": (["data.mm_processor_kwargs=3"], "data.mm_processor_kwargs=3: needs keys below it"),
+    "no validation, and nothing but it": (
+        ["trainer.val_only=true", "trainer.val_before_train=false"],
+        "trainer.val_only=true: trainer.val_before_train=false",
     ),
     "unknown trainer": (["trainer.v1.trainer_mode=sink"], "trainer.v1.trainer_mode=sink: Unknown trainer 'sink'"),
     "unknown estimator": (["algorithm.adv_estimator=grppo"], "algorithm.adv_estimator=grppo: needs one of gae"),
@@ -292,11 +299,15 @@ def test_a_local_model_is_looked_at(model: Path) -> None:
 
 def test_a_model_without_its_processor(model: Path) -> None:
     (model / "preprocessor_config.json").unlink(missing_ok=True)
-    (model / "processor_config.json").unlink(missing_ok=True)
-    found = run(f"actor_rollout_ref.model.path={model}").problems
-    assert any(f"{model}: no preprocessor_config.json or processor_config.json" in problem for problem in found), found
-    (model / "config.json").write_text("{")
-    assert not run(f"actor_rollout_ref.model.path={model}").is_fine
+    (model / "processor_config.json").write_text("")  # an interrupted copy
+    for _ in range(2):
+        found = run(f"actor_rollout_ref.model.path={model}").problems
+        named = f"{model}: no readable preprocessor_config.json or processor_config.json"
+        assert any(named in problem for problem in found), found
+        (model / "processor_config.json").unlink(missing_ok=True)
+    for content in ("{", "[]"):
+        (model / "config.json").write_text(content)
+        assert not run(f"actor_rollout_ref.model.path={model}").is_fine
 
 
 def test_rows_of_a_run_without_the_plug_in_are_its_own(tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_the_advice_for_image_budgets_can_be_pasted() -> None:
     assert dict(composing.composed([advice]).data.mm_processor_kwargs) == {"min_pixels": 3136, "max_pixels": 401408}
 
 
+def test_misspelt_keys_of_sections_that_take_any_are_a_warning() -> None:
+    own = ("data.my_root=/data", "data.cache_dir=/tmp/x", "data.need_tools_kwargs=true", "data.filter_prompts=true")
+    misspelt = ("trainer.total_epoch=5", "data.train_batchsize=4")
+    assert idle_settings.idle_notes(config_of(*own)) == []
+    trainer, data = idle_settings.idle_notes(config_of(*own, *misspelt))
+    assert trainer.startswith("trainer.total_epoch: ")
+    assert trainer.endswith("did you mean trainer.total_epochs?")
+    assert data.endswith("did you mean data.train_batch_size?")
+    assert idle_settings.idle_notes(config_of(misspelt[1], "data.custom_cls.path=mine.py")) == []
+
+
 def test_settings_of_another_reward_manager_are_a_warning() -> None:
     overlong = "reward.reward_kwargs.overlong_buffer_cfg"
     (note,) = idle_settings.idle_notes(config_of(f"{overlong}.enable=true"))

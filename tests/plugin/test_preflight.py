@@ -134,6 +134,10 @@ def test_the_callback_of_the_flag_ends_the_process() -> None:
     for callback in (Preflight(), RunPreflight()):
         with pytest.raises(SystemExit, match=r"visionr1: data\.train_files: /no\.parquet: no such file"):
             callback.on_run_start(config_of("data.train_files=/no.parquet"))
+    lacking = config_of()
+    del lacking.trainer.total_training_steps
+    with pytest.raises(SystemExit, match=r"visionr1: trainer\.total_training_steps: not in the config"):
+        RunPreflight().on_run_start(lacking)
 
 
 @pytest.mark.slow

@@ -170,6 +170,7 @@ def test_eval_measures_the_last_validation(run: Path, tmp_path: Path) -> None:
     assert {row["row"]: pytest.approx(row["reward"], abs=1e-6) for row in rows} == saved
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_compares_the_validations_that_were_dumped(run: Path) -> None:
     """Of a run whose metrics went to another logger: its first and last validation, as the run rewarded them."""
     invoke("report", run)

@@ -82,7 +82,6 @@ def teach_to_write_boxes(model_dir: Path) -> None:
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    torch.set_num_threads(1)  # tiny products: a second thread costs more than it gives
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32).train()
     processor = AutoProcessor.from_pretrained(model_dir)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from verl_visionr1 import cli
 from verl_visionr1.cli import app
+from verl_visionr1.runtime import check
 
 
 def run(*words: object) -> Result:
@@ -85,8 +88,22 @@ def test_the_check_as_json() -> None:
     assert {"what", "found", "is_fine"} == set(found[0])
 
 
+def test_the_check_prints_no_warnings(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def findings() -> list[check.Finding]:
+        warnings.warn("no such engine", stacklevel=1)
+        logging.getLogger("verl").warning("no such device")
+        return [check.Finding("python", "3")]
+
+    monkeypatch.setattr(check, "findings", findings)
+    assert run("check").exit_code == 0
+    assert (list(recwarn), caplog.records) == ([], [])
+
+
 @pytest.mark.verl
-def test_the_check_prints_no_warnings_of_what_it_imports() -> None:
+@pytest.mark.slow  # it imports verl and vLLM again
+def test_nor_those_of_what_it_imports() -> None:
     program = ["-c", "from verl_visionr1.cli import main; main()", "check"]
     done = subprocess.run([sys.executable, *program], capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout.split()[1]) == ("", "python")

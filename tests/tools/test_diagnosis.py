@@ -190,6 +190,7 @@ OTHERS = {
     "count, with points": ('[{"point_2d": [1, 2]}]', of(1), "counting", "points instead of a number"),
     "decimal comma": ("12,5", of("12.5"), "number", "answer differs: answer '12,5', expected '12.5'"),
     "list, with a number": ("2", of(2), "counting-list", "no list: the answer is prose or a single value: '2'"),
+    "list, with points": ('[{"point_2d": [1, 2]}]', of(2), "counting-list", "points instead of boxes: "),
     "list cut off": (PERFECT[:-20], of(2), "counting-list", "truncated: after 1 box the list is cut off"),
     "thousands": ("1,234", of("1234"), "number", "nothing wrong"),
     "text cut off": ("\\boxed{12", of("125"), "number", "truncated: the answer is cut off"),

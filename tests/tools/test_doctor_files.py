@@ -59,6 +59,11 @@ def test_a_data_sets_own_file_names_its_converter(tmp_path: Path, name: str) -> 
     assert "convert records" not in done.output
 
 
+def test_results_of_a_detector_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    assert "visionr1 convert" not in doctor(tmp_path / "a.json").output
+
+
 LAYOUTS: dict[str, Callable[[Record], Record]] = {
     "caption and a list of boxes": lambda it: {"image": it["image"], "caption": it["label"], "box": it["xywh"]},
     "with sizes": lambda it: {**it["wh"], "file_name": it["image"], "phrase": it["label"], "a box": it["xyxy"]},

@@ -42,7 +42,7 @@ def test_a_run_without_a_step_is_explained_at_its_last(tmp_path: Path) -> None:
     done = run(a_run(tmp_path), "--row", 1)
     assert "24.jsonl: the last step is explained (validation has steps 0, 24)" in done.stderr
     assert done.stdout.startswith("below the threshold: box 1 reaches IoU 0.625 < 0.75 -> ")
-    assert run(tmp_path, "--row", 1, "--step", 0).exit_code == 0
+    assert "0.jsonl: step 0 is explained" in run(tmp_path, "--row", 1, "--step", 0).stderr
     missing = run(tmp_path, "--row", 1, "--step", 7)
     assert (missing.exit_code, "validation has steps 0, 24" in missing.output) == (2, True)
 

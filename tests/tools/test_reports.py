@@ -178,19 +178,13 @@ def test_report_writes_the_table_as_json(run_dir: Path) -> None:
     assert "stage 1 (xi0 0.5)" in result.output
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A figure takes a second."""
-    monkeypatch.setattr("verl_visionr1.tools.runs.report.draw", lambda *_, **__: None)
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_without_verls_file_logger_the_dumps_are_compared(tmp_path: Path) -> None:
     folder = make_validated_run(tmp_path / "run", {0: 0.2, 4: 0.5}, n_prompts=20)
     shutil.rmtree(folder / "metrics")
     assert CliRunner().invoke(app, ["report", str(folder)]).exit_code == 0
     report = json.loads((folder / "report.json").read_text())
     assert (report["steps"], report["sections"][0]["n_prompts"]) == ([0, 4], 20)
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG"), "drawn without a step of training"
 
 
 @pytest.mark.parametrize("name", ["report.json", "metrics/001.jsonl"])

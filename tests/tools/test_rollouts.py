@@ -143,7 +143,7 @@ ODD_VALUES = {
     "sizes": ("processed_wh", "processed_wh", [[644, 476], [0, 4], "x", [1]], [(644, 476), None, None, None]),
     "lengths": ("n_tokens", "n_tokens", [9, None, "x"], [9, None, None]),
     "rewards": ("score", "saved", [float("nan"), float("inf"), 10**400, None, True], [None] * 5),
-    "steps": ("step", "step", [3, "seven", None], [3, None, None]),
+    "steps": ("step", "step", [3, "seven", 2**63, None], [3, None, None, None]),
     "numbers": ("f1_50", "numbers", [0.5, 10**400, "x", True], [{"f1_50": 0.5}, {}, {}, {}]),
     "half a character": ("output", "completion", ["\ud800"], ["\ud800"]),
 }

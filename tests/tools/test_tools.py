@@ -66,6 +66,12 @@ def test_a_resumed_run_reads_as_one(run_dir: Path) -> None:
     assert steps[0].training("value") is None
 
 
+def test_a_number_beyond_floats_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "1.jsonl").write_text(json.dumps({"step": 1, "data": {"a": 10**400, "b": 2}}))
+    assert read_steps(tmp_path) == [Step(1, {"b": 2.0})]
+
+
 def test_no_run_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=str(tmp_path)):
         read_steps(tmp_path)
@@ -114,9 +120,8 @@ def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A figure takes a second, and a poll another."""
-    monkeypatch.setattr("verl_visionr1.tools.runs.report.draw", lambda *_, **__: None)
+def undrawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll takes a second too."""
     monkeypatch.setattr("verl_visionr1.tools.runs.watch.POLL_SECONDS", 0.0)
 
 

@@ -215,7 +215,7 @@ def override(judging: Judging, options: Options) -> Judging:
         preset = judging.preset if options.preset is None else given.preset_of(options.preset)
         judging = replace(judging, preset=preset, by_task=by_task | routes, routes=None)
     changes = {"moment": options.moment, "processing": options.processing, "max_tokens": options.max_tokens}
-    changes |= {"reasoning": options.reasoning, "frame": options.frame and frame_named(options.frame)}
+    changes |= {"reasoning": options.reasoning, "frame": None if options.frame is None else frame_named(options.frame)}
     changed = {name: value for name, value in changes.items() if value is not None}
     earlier = tuple((last, override(other, options)) for last, other in judging.earlier)
     return replace(judging, **changed, earlier=earlier)

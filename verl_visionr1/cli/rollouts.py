@@ -81,7 +81,7 @@ def routes_of(given: list[str] | None) -> dict[str, Preset]:
     for item in given or ():
         task, _, name = item.partition("=")
         if task not in TASKS or not name:
-            raise ValueError(f"--route {item}: needs TASK=PRESET; TASK {needs_one_of(task, TASKS)}")
+            raise ValueError(f"--route {item}: needs TASK=PRESET; TASK is one of {', '.join(TASKS)}")
         routes[task] = preset_of(name)
         if task not in routes[task].tasks:
             raise ValueError(f"--route {item}: {name} is for {', '.join(routes[task].tasks)}")

@@ -166,12 +166,12 @@ def read_parts(
     return CocoParts(data, entries, categories, category_of)
 
 
-def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
+def decoded(decode: Callable[[Any], T], entry: Any, where: str) -> T:
     """Decode one entry. Raises RowError, which names `where` and shows the start of the entry."""
     try:
-        return decode(raw)
+        return decode(entry)
     except msgspec.DecodeError as error:
-        shown = bytes(raw)[:100].decode("utf-8", "replace")
+        shown = bytes(entry)[:100].decode("utf-8", "replace") if isinstance(entry, msgspec.Raw) else str(entry)[:100]
         raise RowError("malformed entry", f"{where} = {shown}: {error}; correct it") from None
 
 
@@ -298,6 +298,9 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
+            if isinstance(entry.bbox, RowError):
+                columns.refuse(image, category, where, None)
+                raise entry.bbox
             columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
             if number < LOOK and is_numbers(entry.bbox, 4) and (area := entry.area_of_box) > 0:
                 columns.written.add_area(f"annotation id {entry.id!r}", entry.bbox, area)
@@ -306,13 +309,13 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
 
 
 def _annotation(decode: Callable[[msgspec.Raw], _Annotation], raw: msgspec.Raw, where: str) -> _Annotation:
-    """Decode an annotation; one with a number out of range, or a bad id, is one without a box."""
+    """Decode an annotation; one with a number out of range, or a bad id, has the error for its box."""
     try:
         return decoded(decode, raw, where)
-    except RowError:
+    except RowError as error:
         with suppress(msgspec.DecodeError):
             part = msgspec.json.decode(raw, type=_Belonging)
-            return _Annotation(part.image_id, part.category_id)
+            return _Annotation(part.image_id, part.category_id, bbox=error)
         raise
 
 

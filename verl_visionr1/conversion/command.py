@@ -32,7 +32,7 @@ def command_of(converter: Converter) -> Callable[..., None]:
         try:
             options = converter.options_type(**values)
             report = converter(*arguments, options, show_progress=console.is_terminal)
-        except RowsError as error:
+        except (RowsError, OSError) as error:
             hint = "\n(--on-error skip leaves such rows out and lists them)" if isinstance(error, RowError) else ""
             print(f"error: {error}{hint}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise typer.Exit(2) from None

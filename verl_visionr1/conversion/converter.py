@@ -8,6 +8,7 @@ convert(Path("instances.json"), Path("out.parquet"), Options(limit=100))     # f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import sha256_of
 from verl_visionr1.conversion.writing import Report, write_items
+from verl_visionr1.files import RowsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ class Converter:
         show_progress = given.pop("show_progress", False)
         ledger = Ledger(fail=options.on_error == "fail")
         reading = self.read(**given, options=options, ledger=ledger)
+        if os.path.abspath(out) in map(os.path.abspath, reading.files):
+            raise RowsError(f"{out}: is a source; name another file to write")
         name = reading.name or ", ".join(path.name for path in reading.files)
         return write_items(
             reading.items,

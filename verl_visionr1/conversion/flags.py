@@ -77,8 +77,9 @@ class Flags:
             raise RowsError(f"--answer-format {self.answer_format}: {needs_one_of(self.answer_format, ASKABLE)}")
         if self.hf_images and self.to != "verl":
             raise RowsError(f"--hf-images with --to {self.to}: is for verl alone; leave it out")
-        check_template("--prompt-template", self.prompt_template or "{phrases}", "phrases", needed=True)
-        if any(text in (self.prompt_template or "") for text in PLACEHOLDERS):
+        template = "{phrases}" if self.prompt_template is None else self.prompt_template
+        check_template("--prompt-template", template, "phrases", needed=True)
+        if any(text in template for text in PLACEHOLDERS):
             raise RowsError(f"--prompt-template {self.prompt_template!r}: leave out <image>; it is put first anyway")
         check_template("--data-source", self.data_source, "task", needed=False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,8 @@ class Index:
 
 def ref_of(entry: Any, where: str) -> Ref:
     """Decode the ref of an entry. Raises RowError if it is malformed."""
-    if isinstance(entry, msgspec.Raw):
-        return decoded(_DECODE_REF, entry, where)
-    try:
-        return msgspec.convert(entry, Ref)
-    except msgspec.ValidationError as error:
-        raise RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; correct it") from None
+    is_json = isinstance(entry, msgspec.Raw)
+    return decoded(_DECODE_REF if is_json else partial(msgspec.convert, type=Ref), entry, where)
 
 
 def read_referring(path: Path) -> list[Any] | Instances:

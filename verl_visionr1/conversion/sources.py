@@ -141,11 +141,12 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
         first = file.readline()
         file.seek(0)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-        reader = csv.DictReader(file, columns, restkey="", delimiter=delimiter, skipinitialspace=delimiter != "\t")
+        # no column is called "\n", but pandas calls the column of its index ""
+        reader = csv.DictReader(file, columns, restkey="\n", delimiter=delimiter, skipinitialspace=delimiter != "\t")
         if columns is None:
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for record in reader:
-            surplus = [*(record.pop("", None) or ())]  # blank ones are ignored
+            surplus = [*(record.pop("\n", None) or ())]  # blank ones are ignored
             if not any(map(str.strip, surplus)):
                 yield reader.line_num, {key: value or "" for key, value in record.items()}
                 continue
@@ -161,6 +162,7 @@ def _read_arrow(path: Path) -> Iterator[Any]:
     try:
         with reading(path), open(path, "rb"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
+                batch.validate(full=True)  # of a corrupt file, pyarrow would read any memory
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from batch.slice(start, _BATCH_ROWS).to_pylist()
     except pa.ArrowException as error:
@@ -203,13 +205,12 @@ def read_xml(path: Path) -> Element:
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
 
+    text = read_bytes(path)
     try:
-        return fromstring(read_bytes(path), forbid_dtd=True)
+        return fromstring(text, forbid_dtd=True)
     except DefusedXmlException as error:
         raise RowError("hostile XML", f"{path}: {type(error).__name__}: entities and DTDs are refused") from None
-    except (ParseError, ValueError, UnicodeError) as error:
-        if isinstance(error, RowsError):
-            raise
+    except (ParseError, ValueError, LookupError) as error:  # LookupError: unknown encoding
         raise RowError("malformed XML", f"{path}: {error}; correct it") from None
 
 

@@ -117,7 +117,10 @@ def load_answer_counter(model: Path) -> Callable[[Target], int]:
     file = model / "tokenizer.json"
     if not file.is_file():
         raise RowsError(f"--model {model}: no tokenizer.json in it; give the folder of a model")
-    tokenizer, frame = Tokenizer.from_file(str(file)), None
+    try:
+        tokenizer, frame = Tokenizer.from_file(str(file)), None
+    except Exception as error:  # noqa: BLE001 - the package raises no other class
+        raise RowsError(f"--model {model}: tokenizer.json: {error}; download the model again") from None
     with suppress(OSError, ValueError, AttributeError):  # without a readable config.json the frame is unknown
         model_type = json.loads((model / "config.json").read_text()).get("model_type")
         frame = FRAMES.get(MODEL_TYPE_FRAMES.get(model_type, ""))

@@ -45,7 +45,7 @@ def describe(source: Path, split: str, images: Path | None = None) -> Descriptio
     document = _read_yaml(source)
     roots = [source.absolute().parent]
     given = document.get("path")
-    if isinstance(given, str) and (roots[0] / given).is_dir():
+    if isinstance(given, str) and os.path.isdir(roots[0] / given):
         roots.insert(0, roots[0] / given)
     found = [images] if images is not None else _images(source, document, split, roots)
     return Description(_names(source, document), found, roots[0], _key_points(source, document))
@@ -102,8 +102,9 @@ def _check_count(source: Path, key: str, count: Any, names: Mapping[int, str]) -
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
+    text = read_bytes(path)
     try:
-        document = yaml.safe_load(read_bytes(path))
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RowsError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}; correct it") from None
     if not isinstance(document, dict):
@@ -151,7 +152,7 @@ def _find_path(where: str, entry: str, roots: list[Path]) -> Path:
     """Return the folder or list of an entry. Roboflow writes a surplus `../`; if both paths exist, it is ambiguous."""
     names = dict.fromkeys((entry, entry.removeprefix("../")))
     for root in roots:
-        found = [path for path in (root / name for name in names) if path.exists()]
+        found = [path for path in (root / name for name in names) if os.path.exists(path)]
         if len(found) == 1:
             return Path(os.path.abspath(found[0]))
         if found:

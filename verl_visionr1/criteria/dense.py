@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from verl_visionr1.answers import Answer
-from verl_visionr1.boxes import Box, Boxes, iou
+from verl_visionr1.boxes import Box, Boxes, iou, widen
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
 from verl_visionr1.criteria.thresholds import EPSILON, Thresholds, differentiate
 from verl_visionr1.matching import Matching
@@ -131,13 +131,6 @@ def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
     """
     x1, y1, x2, y2 = box_xyxy
     return max(1.0 - grid_wh[0] / (x2 - x1), STEP_IOU) * max(1.0 - grid_wh[1] / (y2 - y1), STEP_IOU)
-
-
-def widen(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
-    """Widen the box around its middle to at least one step in each direction, the smallest size a frame can write."""
-    x1, y1, x2, y2 = box_xyxy
-    more_x, more_y = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0, max(grid_wh[1] - (y2 - y1), 0.0) / 2.0
-    return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
 
 
 def recall_size_aware(

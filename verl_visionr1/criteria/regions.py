@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_PAIRS, assign
-from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
+from verl_visionr1.boxes import Array, Box, Boxes, Point, Points, widen
 from verl_visionr1.masks import Mask, bounds_xyxy, contains_each
 from verl_visionr1.targets import Target, normalize_label
 
@@ -80,23 +80,15 @@ def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *
     if target.masks and not boxes:
         boxes = tuple([bounds_xyxy(mask) for mask in target.masks])
     if boxes:
-        return [Region(_reachable(box, grid_wh), label, None) for box, label in zip(boxes, labels, strict=True)]
+        return [Region(widen(box, grid_wh, ROUNDING), label, None) for box, label in zip(boxes, labels, strict=True)]
     reach = max(radius * math.hypot(*target.size_wh), math.hypot(*grid_wh) / 2.0) + ROUNDING
     return [_disc(centre, reach, label) for centre, label in zip(cast(Points, target.points_xy), labels, strict=True)]
-
-
-def _reachable(box: Box, grid_wh: tuple[float, float]) -> Box:
-    """Return the box with its edges, widened to at least one step of the model's frame."""
-    x1, y1, x2, y2 = box
-    more_x = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0 + ROUNDING
-    more_y = max(grid_wh[1] - (y2 - y1), 0.0) / 2.0 + ROUNDING
-    return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
 
 
 def _mask_region(mask: Mask, grid_wh: tuple[float, float], label: str) -> Region:
     x1, y1, x2, y2 = bounds = bounds_xyxy(mask)
     if x2 - x1 < grid_wh[0] or y2 - y1 < grid_wh[1]:
-        return Region(_reachable(bounds, grid_wh), label, None)
+        return Region(widen(bounds, grid_wh, ROUNDING), label, None)
     return Region(bounds, label, partial(contains_each, mask))
 
 

@@ -58,6 +58,12 @@ class Detections:
         """I."""
         return len(self.units)
 
+    def n_images_above(self, n: int) -> int:
+        """Number of images with more than `n` objects of one category."""
+        objects = np.stack([self.gt_image, self.gt_category])[:, ~self.gt_crowd.astype(bool)]
+        places, sizes = np.unique(objects, axis=1, return_counts=True)
+        return len(np.unique(places[0, sizes > n]))
+
 
 def asked_labels(target: Target) -> tuple[str, ...]:
     """The categories that a row asked for, normalized, each once.

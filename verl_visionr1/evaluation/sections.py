@@ -10,7 +10,7 @@ import numpy as np
 from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.average_precision import ap
 from verl_visionr1.criteria.counting import count_fuzzy
-from verl_visionr1.evaluation.average_precision import AveragePrecision, after_nms
+from verl_visionr1.evaluation.average_precision import MAX_DETS, AveragePrecision, after_nms
 from verl_visionr1.evaluation.correlation import Correlated, Correlation, in_words, reward_bins
 from verl_visionr1.evaluation.detections import detections_of
 from verl_visionr1.evaluation.reading import Read
@@ -114,6 +114,9 @@ class Measurement:
         if found.n_stray:
             kept = "left out of AP" if self.settings.stray_labels == "drop" else f"as {self.settings.stray_labels!r}"
             notes.append(f"{found.n_stray} boxes have a label that their row did not ask for: {kept}")
+        if n_capped := found.n_images_above(MAX_DETS[-1]):
+            many = f"more than maxDets = {MAX_DETS[-1]} objects of a category"
+            notes.append(f"{n_capped} of {found.n_images} images have {many}: AP and AR cannot count all of them")
         precisions: list[AveragePrecision] = []
         if "ap" in self.families:
             precisions.append(AveragePrecision(found, len(self.names)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -56,7 +56,7 @@ class FunctionSettings(RewardSettings, frozen=True, forbid_unknown_fields=True, 
     model: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, msgspec.Meta(gt=0)] | None = None
     reasoning: Literal["opened", "closed"] = "closed"
 
 
@@ -117,7 +117,11 @@ class Scorer:
             MissingStepError: the thresholds change, and the step is unknown.
             RewardError: a route to a preset that does not support the row's task; a user's criterion failed.
         """
-        target, settings = read_target(ground_truth), self.settings
+        settings = self.settings
+        try:
+            target = read_target(ground_truth)
+        except TypeError:
+            raise TargetError(f"ground truth {ground_truth!r}: needs the text of Target.to_json()") from None
         preset = self.routes.preset_for(target, data_source, row)
         context, rule = self.rule_for(preset, moment)
         processed_wh = None
@@ -316,7 +320,10 @@ def _frame_of(settings: FunctionSettings) -> Frame:
     file = Path(settings.model).expanduser() / "config.json"
     if not file.is_file():
         raise SettingsError(f"model = {settings.model!r}: has no config.json; give the model's folder, or set frame")
-    model_type = str(msgspec.json.decode(file.read_bytes()).get("model_type"))
+    try:
+        model_type = str(msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("model_type"))
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{file}: {error}; download the model again, or set frame") from None
     if model_type not in MODEL_TYPE_FRAMES:
         raise SettingsError(f"{file}: the frame of model_type {model_type!r} is unknown; set frame")
     return frame_named(MODEL_TYPE_FRAMES[model_type])

@@ -74,12 +74,13 @@ def _scorer_of(key: bytes) -> Scorer:
 
 
 def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:
-    if settings.min_pixels is None or settings.max_pixels is None:
+    fewest, most = settings.min_pixels, settings.max_pixels
+    if fewest is None or most is None or not 0 < fewest <= most:
         raise SettingsError(
-            f"min_pixels = {settings.min_pixels}, max_pixels = {settings.max_pixels}: set both, as data.min_pixels and "
-            "data.max_pixels (EasyR1's defaults: 262144 and 4194304)"
+            f"min_pixels = {fewest}, max_pixels = {most}: set both, as data.min_pixels and data.max_pixels (EasyR1's "
+            "defaults: 262144 and 4194304)"
         )
-    return size_by_processor(easyr1_size(size_wh, settings.min_pixels, settings.max_pixels), processor)
+    return size_by_processor(easyr1_size(size_wh, fewest, most), processor)
 
 
 def easyr1_size(size_wh: tuple[int, int], min_pixels: int, max_pixels: int) -> tuple[int, int]:

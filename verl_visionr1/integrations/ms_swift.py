@@ -101,7 +101,12 @@ def loader_budget(processor: ImageProcessor, environment: Mapping[str, str]) -> 
     area = processor.factor**2
     budget: dict[str, int] = {}
     for bound in ("min", "max"):
-        tokens, pixels = environment.get(f"IMAGE_{bound.upper()}_TOKEN_NUM"), environment.get(f"{bound.upper()}_PIXELS")
-        if tokens or pixels:
-            budget[f"{bound}_pixels"] = (int(tokens) if tokens else int(pixels or 0) // area) * area
+        tokens, pixels = f"IMAGE_{bound.upper()}_TOKEN_NUM", f"{bound.upper()}_PIXELS"
+        name = tokens if environment.get(tokens) else pixels
+        if environment.get(name):
+            try:
+                number = int(environment[name])
+            except ValueError:
+                raise SettingsError(f"{name} = {environment[name]!r}: needs a whole number") from None
+            budget[f"{bound}_pixels"] = (number if name == tokens else number // area) * area
     return budget

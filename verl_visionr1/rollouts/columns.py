@@ -69,7 +69,7 @@ class RowColumns:
             advice += "; an answer to a training row is explained with --text ANSWER"
         null = next((".".join(path) for path in self._paths[column] if path[-1] in _mapping(row, path[:-1])), None)
         if null is not None:
-            raise RowError(f"no {column}", f"{null} is null; {advice}")
+            raise RowError(f"no {column}", f"{null} is null: needs a value; or {advice}")
         names = " or ".join(map(".".join, self._paths[column]))
         found = ", ".join(map(str, row)) or "nothing"
         raise RowError(f"no {column}", f"no column {names} (found: {found}); {advice}")

@@ -288,7 +288,7 @@ def _exact(value: Any) -> int | None:
 
 def _whole(value: Any) -> int | None:
     number = _finite(value)
-    return None if number is None else int(number)
+    return None if number is None or abs(number) >= 2**63 else int(number)
 
 
 def _size(value: Any) -> tuple[int, int] | None:

@@ -189,7 +189,7 @@ def _rollout(config: DictConfig) -> Iterator[str]:
 
 
 def _trainer(config: DictConfig) -> Iterator[str]:
-    """`PPOTrainer.step`, `_load_checkpoint`, `_resolve_filter_groups_metric`."""
+    """`PPOTrainer.step`, `fit`, `_load_checkpoint`, `_resolve_filter_groups_metric`."""
     mode = _get(config, "trainer.v1.trainer_mode", "sync")
     updates = _get(config, f"trainer.v1.{mode}.parameter_sync_step", 1)
     if config.data.train_batch_size % updates:
@@ -205,6 +205,9 @@ def _trainer(config: DictConfig) -> Iterator[str]:
             "trainer.resume_mode=resume_path: trainer.resume_from_path needs a folder .../global_step_N, without a "
             f"slash at its end; it is {_get(config, 'trainer.resume_from_path')}"
         )
+    if _get(config, "trainer.val_only", False) and not _get(config, "trainer.val_before_train", True):
+        key = "trainer.val_before_train"
+        yield f"trainer.val_only=true: {key}=false, so verl trains; set {key}=true, or leave trainer.val_only out"
     if _get(config, "algorithm.filter_groups.enable", False) and not _get(config, "algorithm.filter_groups.metric"):
         yield "algorithm.filter_groups.enable=true: needs algorithm.filter_groups.metric, for example reward"
 

@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from verl_visionr1.plugin.config import PREFIX, Settings
-from verl_visionr1.plugin.data_files import DATA_KEYS
+from verl_visionr1.plugin.data_files import BUDGET_KEY, DATA_KEYS
 
 CONFIG_MODULE, CONFIG_NAME = "verl.trainer.config", "ppo_trainer"
 """Config path and name of `verl.trainer.main_ppo`."""
@@ -60,6 +60,11 @@ def error_message(make: Callable[[], object]) -> str | None:
     return None
 
 
+def missing_key(error: ConfigAttributeError) -> str:
+    """Message about a key of verl's that the config lacks, such as after `~data.train_batch_size`."""
+    return f"{error.full_key}: not in the config, and verl reads it; do not delete it"
+
+
 def type_problems(config: DictConfig) -> list[str]:
     """Text instead of a number or boolean, fractions instead of integers, values instead of sections.
 
@@ -68,12 +73,14 @@ def type_problems(config: DictConfig) -> list[str]:
     """
     given, problems = dict(leaves(config)), list[str]()
     for key, default in _defaults().items():
-        value = given.get(key)
-        wanted = _wanted(key, default, value) if key in given else None
+        value = given[key] if key in given else OmegaConf.select(config, key)  # keys below it, or None: deleted
+        wanted = _wanted(key, default, value) if key in given or value is not None else None
         if wanted:
             problems.append(f"{key}={_written(value)}: needs {wanted} (verl's default: {_written(default)})")
-    sections = {key.rpartition(".")[0] for key in _defaults() if key.startswith(("data.", "trainer.", "reward."))}
+    sections = {key.rpartition(".")[0] for key in _defaults()} | {BUDGET_KEY}
     for key in sorted(sections & given.keys()):
+        if given[key] is None and (key == BUDGET_KEY or not f"{key}.".startswith(("data.", "trainer.", "reward."))):
+            continue  # verl may take it for none
         advice = f"set {key}.name" if f"{key}.name" in _defaults() else "leave it out to keep verl's"
         problems.append(f"{key}={_written(given[key])}: needs keys below it; {advice}")
     return problems + [
@@ -96,6 +103,8 @@ def _wanted(key: str, default: object, value: object) -> str | None:
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, ListConfig):
+        return None if isinstance(value, str | ListConfig | None) else "a list"
     if not isinstance(default, int | float):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError
 
 from verl_visionr1.plugin import delegation
 from verl_visionr1.plugin.config import valid_settings
@@ -70,6 +71,13 @@ def check(config: DictConfig, *, data_later: bool = False) -> DryRun:
     problems = composing.type_problems(config)
     if problems:  # text in place of a number breaks every check below
         return DryRun((), (), tuple(problems), config)
+    try:
+        return _check(config, data_later=data_later)
+    except ConfigAttributeError as error:
+        return DryRun((), (), (composing.missing_key(error),), config)
+
+
+def _check(config: DictConfig, *, data_later: bool) -> DryRun:
     notes = _vllm_notes()
     problems = [*_platform(config, notes), *_agreeing(config, notes), *_model(config, notes)]
     missing = _missing_data(config)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,16 +34,29 @@ def idle_problems(config: DictConfig) -> list[str]:
 
 
 def idle_notes(config: DictConfig) -> list[str]:
-    """Settings of verl's own reward managers beside the plug-in's."""
-    given = OmegaConf.select(config, "reward.reward_kwargs")
+    """Misspelt keys, and settings of verl's own reward managers beside the plug-in's."""
+    notes, given = [*_misspelt_keys(config)], OmegaConf.select(config, "reward.reward_kwargs")
     if not isinstance(given, DictConfig) or not is_own_manager(config):
-        return []
+        return notes
     advice = {"overlong_buffer_cfg": "; its criterion overlong lowers the reward of long answers"}
-    return [
+    return notes + [
         f"reward.reward_kwargs.{name}: the reward manager visionr1 does not read it{advice.get(str(name), '')}"
         for name in given
         if name != "visionr1"
     ]
+
+
+def _misspelt_keys(config: DictConfig) -> Iterator[str]:
+    """Keys added with `++` to the two sections in which verl accepts any, if one of verl's own is nearly the same."""
+    folder = Path(str(getattr(find_spec("verl"), "origin", ""))).parent / "trainer" / "config"
+    sections = {"trainer": OmegaConf.load(folder / "ppo_trainer.yaml").trainer}
+    if not OmegaConf.select(config, "data.custom_cls.path"):
+        sections["data"] = OmegaConf.load(folder / "data" / "legacy_data.yaml")
+    for section, own in sections.items():
+        known = [str(key) for key in own]
+        for key in sorted({str(key) for key in OmegaConf.select(config, section) or ()} - {*known, *_PIXELS}):
+            for near in get_close_matches(key, known, 1, 0.8):
+                yield f"{section}.{key}: verl does not read this key; did you mean {section}.{near}?"
 
 
 def _legacy_problems(config: DictConfig) -> Iterator[str]:

@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import FAMILIES, FAMILY_OF_TYPE
 from verl_visionr1.plugin.data_files import readable_files
+from verl_visionr1.processed import PROCESSOR_FILES
 from verl_visionr1.rows import schema_of
 
 MODEL = "actor_rollout_ref.model.path"
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def model_problems(config: DictConfig) -> list[str]:
@@ -37,10 +37,11 @@ def model_problems(config: DictConfig) -> list[str]:
     family = FAMILY_OF_TYPE.get(str(_read(file).get("model_type")))
     if family is None or OmegaConf.select(config, "data.custom_cls.path"):
         return []
-    if family.is_trained and folder == file.parent and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+    has_processor = any(_load(folder / name) is not None for name in PROCESSOR_FILES)
+    if family.is_trained and folder == file.parent and not has_processor:
         return [
-            f"{key}: no {' or '.join(_PROCESSOR_FILES)} in it, so verl makes no processor and cannot train on images; "
-            "copy it from the model that this one is made of"
+            f"{key}: no readable {' or '.join(PROCESSOR_FILES)} in it, so verl makes no processor and cannot train on "
+            "images; copy it from the model that this one is made of"
         ]
     if family.is_trained or _makes_processor(file.parent):
         return []
@@ -115,10 +116,16 @@ def _makes_processor(folder: Path) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    return _load(file) or {}  # verl reports an unreadable config.json
+
+
+def _load(file: Path) -> dict[str, Any] | None:
+    """The JSON object of a file; None without one."""
     try:
-        return json.loads(file.read_text())
-    except ValueError:
-        return {}  # verl reports it
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _has_images(config: DictConfig) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from verl_visionr1.plugin import preflight
-from verl_visionr1.runtime import agreement, checkpoints, criteria_trial, model_checks, run_checks, summary
+from verl_visionr1.runtime import agreement, checkpoints, composing, criteria_trial, model_checks, run_checks, summary
 
 MIN_FREE_GB = 2.0
 """Least free disk for checkpoints in GB; `VISIONR1_MIN_FREE_GB` changes it."""
@@ -26,10 +27,14 @@ class RunPreflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit with code 1 and the problems, one per line, if there are any; else print the plan of the run."""
-        preflight.stop_at(preflight_problems(config))
         with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
-        lines = [f"{label}: {text}" for label, text in summary.plan_of(config)]
-        lines += [f"warning: {warning}" for warning in run_checks.warnings_of(config, with_stages=with_stages)]
+        try:
+            preflight.stop_at(preflight_problems(config))
+            lines = [f"{label}: {text}" for label, text in summary.plan_of(config)]
+            lines += [f"warning: {warning}" for warning in run_checks.warnings_of(config, with_stages=with_stages)]
+        except ConfigAttributeError as error:
+            preflight.stop_at([composing.missing_key(error)])
+            return
         for line in lines:
             print(f"visionr1: {line}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
 

@@ -181,7 +181,7 @@ def _least_tokens(text: str, n_images: int, row: Mapping[str, Any], processor: I
         return 0
     try:
         width, height = processed_size(msgspec.json.decode(truth, type=_Sized).size_wh, processor)
-    except (msgspec.DecodeError, SizeError):
+    except (msgspec.DecodeError, OverflowError, SizeError):
         return 0
     others = (n_images - 1) * (processor.min_pixels // processor.n_frames // processor.factor**2)
     return width * height // processor.factor**2 + others + text_tokens(text) // _TEXT_SHARE

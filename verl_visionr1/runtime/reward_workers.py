@@ -66,9 +66,7 @@ class RewardWorkers:
                 await asyncio.sleep(self.again_seconds)  # unreachable for now
             except ActorDiedError:
                 self._replace(place, worker)
-        raise RewardLostError(
-            f"one rollout was given up after {MAX_TRIES} tries: reward workers died or were unreachable"
-        )
+        raise RewardLostError(f"one rollout was given up after {MAX_TRIES} tries: reward workers died or vanished")
 
     def _replace(self, place: int, lost: Any) -> None:
         if self.workers[place] is not lost:

@@ -101,7 +101,7 @@ def length_problems(config: DictConfig) -> list[str]:
     length = length_of(config)
     each, last, asked = length.steps_per_epoch, length.last_step, length.asked
     problems = [] if OmegaConf.select(config, "trainer.val_before_train") else _finished(config, length)
-    if config.trainer.val_only:
+    if OmegaConf.select(config, "trainer.val_only"):
         return problems
     if each == 0 and length.n_rows:
         problems.append(

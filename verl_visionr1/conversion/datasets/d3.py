@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -73,6 +75,8 @@ class _Group(msgspec.Struct):
 def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
     """Read the boxes, and the sentences to ask for on each image."""
     require_images(images_dir)
+    if not path.is_dir():
+        raise RowsError(f"{path}: not a folder; give d3_pkl: a json does not have the sentences of each image")
     data, index_of = _read_pickles(path, images_dir, ledger, options)
     if options.ask == "inter":
         return data
@@ -92,10 +96,8 @@ def _decoded(folder: Path, name: str, type_: type[T], ledger: Ledger) -> Iterato
     """Yield (place, id, entry) of each valid entry of one of the four pickles."""
     for key, entry in _entries(folder, name).items():
         where = f"{name}.pkl: entry {key}"
-        try:
-            yield where, key, msgspec.convert(entry, type_)
-        except msgspec.ValidationError as error:
-            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; correct it"))
+        with ledger.skipping():
+            yield where, key, decoded(partial(msgspec.convert, type=type_), entry, where)
 
 
 def _read_pickles(

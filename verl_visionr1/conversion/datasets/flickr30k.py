@@ -15,6 +15,7 @@ row. Captions listed in UNRELATED_CAPTIONS are left out.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -214,4 +215,4 @@ def convert(
     files = [entities / f"{options.split}.txt", *(path for it in ids for path in _files_of(entities, it))]
     facts = (entities, _read_unrelated(entities), images_dir, options, ledger)
     items = ledger.each(_items, ((image_id, *facts) for image_id in ids))
-    return Reading(items=items, files=[path for path in files if path.exists()], name="Flickr30k Entities")
+    return Reading(items=items, files=[path for path in files if os.path.exists(path)], name="Flickr30k Entities")

@@ -71,7 +71,7 @@ class Options(BoxFlags):
 class _Sources:
     """The sources, by kind."""
 
-    refs: dict[str, list[Any]] = field(default_factory=dict)
+    refs: list[tuple[str, list[Any]]] = field(default_factory=list)  # name of the file, entries
     tables: list[Path] = field(default_factory=list)
     instances: Instances | None = None
     images_dir: Path | None = None
@@ -88,12 +88,12 @@ def _sort_sources(sources: Sequence[Path]) -> _Sources:
         elif path.suffix.lower() == ".parquet":
             given.tables.append(path)
         elif isinstance(content := read_referring(path), list):
-            given.refs[path.name] = content
+            given.refs.append((path.name, content))
         elif given.instances is None:
             given.instances = content
         else:
             raise RowsError(f"{path}: a second file of instances; convert each data set separately")
-    first = next(iter(given.refs), "")
+    first = given.refs[0][0] if given.refs else ""
     if first and given.instances is None:
         raise RowsError(f"{first}: has no boxes; also give the instances.json beside it")
     if first and given.images_dir is None:
@@ -115,7 +115,7 @@ class _Found(NamedTuple):
 
 
 def _read_refs(given: _Sources, ledger: Ledger) -> Iterator[tuple[str, str, Ref]]:
-    for name, entries in given.refs.items():
+    for name, entries in given.refs:
         for number, entry in enumerate(entries):
             with ledger.skipping():
                 ref = ref_of(entry, where := f"{name}: entry {number}")

@@ -121,7 +121,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
             ledger.notes["xml with another <filename>: image found by the name of the xml"] += 1
     else:
         path = find_image(folders.images_dir, filename or stem, where)
-        if not path.is_file():
+        if not os.path.isfile(path):
             reason = f"no image named {stem}.* or {filename!r} (its <filename>) in {folders.images_dir}"
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
     if path in folders.taken_by:

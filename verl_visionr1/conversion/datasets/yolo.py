@@ -35,7 +35,6 @@ from verl_visionr1.conversion.image_files import files_in, find_below, find_imag
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines
-from verl_visionr1.conversion.values import parsed_number
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.yolo_yaml import Description, describe
 from verl_visionr1.files import RowError, RowsError, read_bytes
@@ -159,7 +158,7 @@ def _add_line(
     shown = repr(line.strip() if len(line) < 100 else f"{line[:100]}...")
     blanks = "needs numbers separated by blanks; correct it"
     first, *others = line.split()
-    kind, values = parsed_number(first), [value for text in others if (value := parsed_number(text)) is not None]
+    kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
     if kind is None:
         raise RowError("malformed line", f"{where}: {shown}: {blanks}")
     if kind not in place_of:
@@ -176,6 +175,14 @@ def _add_line(
     needed = f"{len(values) + 1} numbers: needs class {layout}; correct it"
     error = RowError("malformed line", needed if len(values) == len(others) else blanks)
     columns.refuse(image, place, where, error, written=shown)
+
+
+def _number(text: str) -> float | None:
+    """Parse a number, or return None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _box(values: list[float], key_points: int | None, convention: Convention) -> list[float] | None:

@@ -146,7 +146,7 @@ class Layout:
             made.solution = None
         for what, name in self.columns.items():
             setattr(made, what, _value(record, name))
-        if isinstance(made.image, list) and len(made.image) < 2:
+        while isinstance(made.image, list) and len(made.image) < 2:
             made.image = made.image[0] if made.image else None
         return made
 

@@ -63,8 +63,9 @@ def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: b
     spelled = {visible_form(phrase): phrase for phrase in phrases}
     entry.label = [spelled.get(visible_form(label), label) for label in entry.label]
     task = _task(entry, phrases)
-    if not phrases and not entry.question:
-        raise RowError("nothing asked", f"{entry.where}: neither phrase nor question; {ADVICE}")
+    if not entry.question and (task == "text" or not phrases):
+        lacks = "an answer in words, but no question" if phrases else "neither phrase nor question"
+        raise RowError("nothing asked", f"{entry.where}: {lacks}; {ADVICE}")
     prompt = entry.wording or entry.question
     if keep_prompts and prompt is None:
         raise RowError("no prompt", f"{entry.where}: no own prompt, which --keep-prompts needs; {ADVICE}")

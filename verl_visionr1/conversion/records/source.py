@@ -163,11 +163,12 @@ def survey(source: RecordSource) -> tuple[str, ...]:
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
     """Return the names of the numbers in a (dotted) column, from Hugging Face's metadata (ClassLabel); else ()."""
-    import pyarrow.parquet as pq
+    from verl_visionr1.rows import open_parquet
 
     if path.suffix.lower() != ".parquet":
         return ()
-    metadata = pq.read_schema(path).metadata or {}
+    with open_parquet(path) as parquet:
+        metadata = parquet.schema_arrow.metadata or {}
     try:
         feature: Any = msgspec.json.decode(metadata[b"huggingface"])["info"]["features"]
         for part in column.split("."):
@@ -176,5 +177,5 @@ def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
         while "names" not in feature:
             feature = feature[0] if isinstance(feature, list) else feature["feature"]
         return tuple(map(str, feature["names"]))
-    except (KeyError, TypeError, IndexError, msgspec.DecodeError):
+    except (KeyError, TypeError, IndexError, UnicodeDecodeError, msgspec.DecodeError):
         return ()

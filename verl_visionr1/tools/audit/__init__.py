@@ -113,8 +113,7 @@ def _audit_task(
     _require_known("scene", scenes, known)
     kept = set(scenes or known)
     form = _best_form(runner, task, language, kept)
-    probes = battery(task, replace(language, form=form), is_quick=is_quick)
-    runs = _run_all(runner, [probe for probe in probes if probe.scene in kept], limits)
+    runs = _run_all(runner, battery(task, replace(language, form=form), scenes=kept, is_quick=is_quick), limits)
     values = [run.value for run in runs if run.value is not None]
     slowest = max(runs, key=lambda run: run.outcome.ms)
     return TaskReport(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -70,15 +70,20 @@ def _can_say(task: str, scene: Scene, writer: Writer) -> bool:
     return task in ("counting", "text") or writer.has_labels or not scene.target.is_multiclass
 
 
-def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Probe]:
-    """All probes of a task in an answer format; a quick battery has no long or endless ones."""
+def battery(task: str, language: Language, *, scenes: Collection[str] = (), is_quick: bool = False) -> list[Probe]:
+    """The probes of a task in an answer format.
+
+    Args:
+        scenes: names of the scenes to keep; empty: all.
+        is_quick: leave out long and endless probes.
+    """
     kind = language.writer.kind
     able = {probe.scene for probe in perfect_probes(task, language)}
     probes: list[Probe] = []
     for scene in list_scenes(task, kind):
-        if scene.name not in able:
+        if scene.name not in able or (scenes and scene.name not in scenes):
             continue
-        texts = dict(_scene_probes(task, scene, language))
+        texts = dict(_scene_probes(task, scene, language, is_quick))
         probes += [Probe(scene.name, name, text, scene.target) for name, text in texts.items()]
         if len(scene.items) > 1 and task != "text":
             reverse = msgspec.structs.replace(
@@ -88,7 +93,7 @@ def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Pr
     return [probe for probe in probes if not (is_quick and (probe.is_long or probe.is_endless))]
 
 
-def _scene_probes(task: str, scene: Scene, language: Language) -> Texts:
+def _scene_probes(task: str, scene: Scene, language: Language, is_quick: bool) -> Texts:
     wrong = _wrong_items(task, scene, language.writer.kind)
     yield "perfect", language.answer(scene.items)
     if task == "text":
@@ -96,13 +101,13 @@ def _scene_probes(task: str, scene: Scene, language: Language) -> Texts:
     elif task == "counting":
         yield from _count_probes(scene, language)
     else:
-        yield from _list_probes(scene, language)
+        yield from _list_probes(scene, language, is_quick)
     if scene.name == "many" or scene.name in SIZES:
         return
     yield from empty_probes(task)
     yield from _elsewhere_probes(scene.items, wrong, language)
     yield from _form_probes(scene.items, wrong, language)
-    if scene.name in ("one", "choice", "number"):
+    if scene.name in ("one", "choice", "number") and not is_quick:
         yield from _long_probes(scene.items, language)
 
 
@@ -188,7 +193,7 @@ def _long_probes(right: Items, language: Language) -> Texts:
     yield "1 MB of text after", form.wrap(text) + " and so on" * (megabyte // 10)
 
 
-def _list_probes(scene: Scene, language: Language) -> Texts:
+def _list_probes(scene: Scene, language: Language, is_quick: bool) -> Texts:
     """Answers of boxes or points: too many, too few, in another order, with other labels, in other places."""
     answer, items = language.answer, scene.items
     is_point = language.writer.kind == "points"
@@ -219,6 +224,8 @@ def _list_probes(scene: Scene, language: Language) -> Texts:
         yield from _point_probes(items, language) if is_point else _box_probes(scene, language)
     if scene.name == "one":
         yield from _number_probes(items, language)
+        if not is_quick:
+            yield from _flood_probes(items, language)
 
 
 def _order_probes(items: Items, junk: Items, language: Language) -> Texts:
@@ -290,6 +297,10 @@ def _number_probes(items: Items, language: Language) -> Texts:
         shown = number if len(number) < 20 else "400 digits"
         yield f"{shown} as a coordinate", answer((((number, *xs[1:]), label), *items[1:]))
     yield "all coordinates NaN", answer(((("NaN",) * len(xs), label),))
+
+
+def _flood_probes(items: Items, language: Language) -> Texts:
+    answer, (xs, label) = language.answer, items[0]
     corners = [(float(i % 990), float(i // 990)) for i in range(10_000)]
     places: tuple[Item, ...] = tuple([((x, y, x + 5, y + 5)[: len(xs)], label) for x, y in corners])
     yield "10000 places", answer(places)

@@ -171,7 +171,7 @@ def _judge_object(path: Path, *, is_named: bool) -> Problem:
     if converter := converter_of(read_json(path, dict[str, msgspec.Raw])):
         reason = f"not in verl's layout; `visionr1 convert {converter}` converts it, and reports what it leaves out"
         return Problem(str(path), None, reason, "layout", Severity.NOTE)
-    reason = "a JSON object without images or annotations: not checked"
+    reason = "a JSON object of unknown layout: not checked; give the file of rows"
     return Problem(str(path), None, reason, "no data", Severity.ERROR if is_named else Severity.NOTE)
 
 

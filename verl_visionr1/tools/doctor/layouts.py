@@ -26,6 +26,7 @@ _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
     "reasonseg": (frozenset(("text", "is_sentence", "shapes")),),
 }
 """Converter -> keys of its files."""
+_RESULTS = frozenset(("image_id", "category_id", "bbox", "score"))
 _PRESETS: Mapping[str, frozenset[str]] = {
     "gui-r1": frozenset(("instruction", "gt_bbox")),
     "rex-thinker": frozenset(("image_name", "referring", "ans")),
@@ -68,6 +69,8 @@ def describe_command(census: Census, images_dir: Path | None) -> str:
     >>> describe_command(census, None).split(" --column ")
     ['`visionr1 convert records a.jsonl a.parquet', 'image=image', 'question=question', 'answer=answer`']
     """
+    if census.columns.keys() >= _RESULTS:
+        return "a detector's results have scores and no ground truth: no command"
     if converter := converter_of(census.columns):
         return f"`visionr1 convert {converter}`"
     path = Path(census.file)

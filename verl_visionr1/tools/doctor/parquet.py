@@ -14,7 +14,7 @@ from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA, VERL_FEATURES
 from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, open_parquet, read_rows, schema_of
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Sample, samples_of
+from verl_visionr1.tools.doctor.samples import Sample, has_image_features, samples_of
 
 
 def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> list[Problem]:
@@ -60,7 +60,7 @@ def file_problems(path: Path) -> list[Problem]:
 
 def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
     """Report missing columns; another type than ours only prevents mixing files, if the values are readable."""
-    is_feature = b'"Image"' in (schema.metadata or {}).get(b"huggingface", b"")
+    is_feature = has_image_features(path)
     for column in PATH_SCHEMA:
         if column.name not in schema.names:
             if column.name == "images" and not _asks_for_images(path):
@@ -125,6 +125,10 @@ def row_problems(
         yield sample.problem("malformed prompt", reason)
     else:
         yield from _image_problems(sample, images)
+    if not isinstance(info := sample.record.get("extra_info"), Mapping | None):
+        reason = f"extra_info = {str(info)[:60]!r}: verl needs a struct, or no such column; {CONVERT_AGAIN}"
+        yield sample.problem("malformed extra_info", reason)
+        return
     index = sample.info.get("index")
     if "extra_info" in sample.record and (index is None or str(index) in indexes):
         reason = f"extra_info.index = {index}: needs a number that no other row has; {CONVERT_AGAIN}"
@@ -144,7 +148,9 @@ def _image_problems(sample: Sample, must_exist: bool) -> Iterator[Problem]:
         yield sample.problem("placeholders", f"{reason}; {CONVERT_AGAIN}")
     for i, file in enumerate(sample.images):
         if file is None:
-            yield sample.problem("no image", f"images[{i}] is empty: needs a path, or bytes; {CONVERT_AGAIN}")
+            value = str(sample.record["images"][i])[:60]
+            reason = f"images[{i}] = {value}: needs a path, or {{'bytes': ...}}; {CONVERT_AGAIN}"
+            yield sample.problem("no image", reason)
         elif must_exist and isinstance(file, str) and not (os.path.isabs(file) and os.path.exists(file)):
             reason = "no such image file" if os.path.isabs(file) else "needs an absolute path"
             yield sample.problem(

@@ -7,18 +7,18 @@ meaning.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.image_files import IMAGE_SUFFIXES, find_below
 from verl_visionr1.conversion.sources import read_records
-from verl_visionr1.conversion.values import is_numbers
 from verl_visionr1.files import RowError
 from verl_visionr1.row_layouts import as_verl_row, framework_of
 from verl_visionr1.rows import schema_of, target_of
@@ -129,6 +129,7 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
     Raises:
         RowsError: the file cannot be read.
     """
+    is_plain = layout == "verl" and not has_image_features(path)
     for place, record in read_records(path):
         if isinstance(record, RowError):
             yield record
@@ -140,19 +141,24 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
                 record = {name: _read_cell(text) for name, text in record.items()}
             sample = Sample(str(path), int(number), unit, layout, record)
             if layout:
-                _read_ours(sample)
+                _read_ours(sample, is_plain)
             else:
                 _read_foreign(sample, images_dir or path.parent)
             yield sample
 
 
-def _read_ours(sample: Sample) -> None:
+def has_image_features(path: Path) -> bool:
+    """Whether a parquet declares Hugging Face Image features: then verl reads images by their path, too."""
+    return b'"Image"' in (schema_of(path).metadata or {}).get(b"huggingface", b"")
+
+
+def _read_ours(sample: Sample, is_plain: bool) -> None:
     row = sample.record = as_verl_row(sample.record)
     turns = row.get("prompt")
     turns = turns if isinstance(turns, list) else []
     sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
     images = row.get("images")
-    sample.images = [_image_of(image) for image in images] if isinstance(images, list) else []
+    sample.images = [_image_of(image, is_plain) for image in images] if isinstance(images, list) else []
     try:
         target = sample.target = target_of(row)
     except (TargetError, TypeError, KeyError) as error:
@@ -166,10 +172,13 @@ def _read_ours(sample: Sample) -> None:
     sample.points["points_xy"] = [(x, y) for x, y in target.points_xy]
 
 
-def _image_of(value: Any) -> str | bytes | None:
-    """The path or bytes of an image in a row."""
+def _image_of(value: Any, is_plain: bool = False) -> str | bytes | None:
+    """The path or bytes of an image in a row; `is_plain`: only what verl opens without Image features."""
     if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("image") or value.get("path")
+        names = ("bytes", "image", "path") if not is_plain else ("bytes",) if "bytes" in value else ("image",)
+        value = next((value[name] for name in names if value.get(name)), None)
+    elif is_plain and isinstance(value, bytes):
+        return None
     if isinstance(value, str):
         return value.removeprefix("file://") or None
     return value if isinstance(value, bytes) and value else None
@@ -249,7 +258,7 @@ def _size_of(record: Any) -> tuple[int, int] | None:
     keys_of_image = () if {"x", "y"} <= record.keys() else SIZE_KEYS  # else width and height are a box's
     candidates += [[record.get(key) for key in keys] for keys in keys_of_image]
     for size in candidates:
-        if is_numbers(size, 2) and all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
+        if _is_numbers(size, 2) and all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
             return int(size[0]), int(size[1])
     return None
 
@@ -279,14 +288,26 @@ def _read_boxes(value: Any) -> list[Box]:
     if isinstance(value, str):
         texts = (match.groups() for match in _BOX_TEXT.finditer(value[:_MAX_CHARS]))
         return [(float(a), float(b), float(c), float(d)) for a, b, c, d in texts]
-    if not is_numbers(value, 4):
+    if not _is_numbers(value, 4):
         return []
-    a, b, c, d = map(float, value)
+    a, b, c, d = map(_float, value)
     return [(a, b, c, d)]
 
 
 def _read_points(value: Any) -> list[Point]:
     """Read a list of pairs of numbers."""
-    if not isinstance(value, list | tuple) or not all(is_numbers(it, 2) for it in value):
+    if not isinstance(value, list | tuple) or not all(_is_numbers(it, 2) for it in value):
         return []
-    return [(float(x), float(y)) for x, y in value]
+    return [(_float(x), _float(y)) for x, y in value]
+
+
+def _is_numbers(value: Any, n: int) -> TypeGuard[Sequence[float]]:
+    is_list = isinstance(value, list | tuple) and len(value) == n
+    return is_list and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf

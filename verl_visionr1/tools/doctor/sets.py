@@ -20,6 +20,7 @@ MAX_BOXES = 20_000
 OURS = Convention("xyxy", "pixels")
 """Box convention of our rows."""
 OVERLAP = "train/validation overlap"
+BARE = "?"  # ends the identity of an image that is named only by COCO's twelve digits
 TALLIES = ("tasks", "data sources", "splits", "empty", "labels", "counts", "answers")
 """Names of the tallies, in the order of display."""
 FEW = 50
@@ -113,7 +114,7 @@ def convention_problems(census: Census) -> Iterator[Problem]:
     for place, (boxes, sizes) in census.boxes.items():
         if not census.layout:
             guessed = (
-                f"format not checked: {len(boxes)} boxes have an image of known size, {FEWEST} needed (--images-dir)"
+                f"format not checked: the image of {len(boxes)} boxes has a known size, {FEWEST} needed (--images-dir)"
             )
             if len(boxes) >= FEWEST:
                 guessed = best_convention(boxes, sizes)
@@ -208,9 +209,11 @@ class Repeats:
         """Report images of validation rows that are also in training rows, of the same or another file."""
         shared: dict[tuple[str, str], dict[tuple[int, int], int]] = defaultdict(dict)
         for (file, key), image in self.held_out.items():
-            if key in self.trained:
-                trained, row = self.trained[key]
-                shared[file, trained].setdefault(image, row)
+            # two bare numbers may be of other data sets than COCO
+            for same in (key.removesuffix(BARE),) if key.endswith(BARE) else (key, key + BARE):
+                if same in self.trained:
+                    trained, row = self.trained[same]
+                    shared[file, trained].setdefault(image, row)
         for (file, trained), rows in shared.items():
             where = f"in {trained}" if trained != file else "among its training rows"
             images = "1 image is" if len(rows) == 1 else f"{len(rows)} images are"
@@ -232,5 +235,5 @@ def _keys_of(image: str | bytes, sample: Sample) -> Iterator[str]:
         yield digest
     for name in (str(sample.info.get("file_name") or ""), image if isinstance(image, str) else ""):
         identity = identity_of_name(name)
-        if identity and not is_bare_coco_name(name):  # other data sets have such numbers, too
-            yield identity
+        if identity:
+            yield identity + (BARE if is_bare_coco_name(name) else "")

@@ -62,8 +62,8 @@ def choose_dump(path: Path, step: int | None) -> tuple[Path, list[str]]:
         last = dumps[0].files[-1]
         return last, [f"{last}: the last step is explained ({steps}); --step N chooses another"]
     for files in found.values():
-        if str(step) in files:
-            return files[str(step)], []
+        if file := files.get(str(step)):
+            return file, [f"{file}: step {step} is explained ({steps})"]
     raise RowsError(f"{path}: no dump of step {step}; {steps}")
 
 

@@ -189,7 +189,8 @@ def _read_lines(file: Path) -> list[tuple[int, dict[str, float]]]:
     for line in lines:
         with suppress(msgspec.DecodeError):
             logged = msgspec.json.decode(line, type=_Line)
-            numbers = {key: float(n) for key, n in logged.data.items() if isinstance(n, int | float)}
+            known = {key: n for key, n in logged.data.items() if isinstance(n, int | float)}
+            numbers = {key: float(n) for key, n in known.items() if isinstance(n, float) or abs(n) < 10**300}
             found.append((logged.step, numbers))
     return found
 

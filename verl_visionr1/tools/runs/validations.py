@@ -204,12 +204,12 @@ def _task_of(truth: str) -> str:
 
 
 def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a row; "reward" is verl's score if it has no such number."""
+    """The finite numbers of a row, as floats; "reward" is verl's score if it has no such number."""
     numbers = {**row, "reward": row.get("reward", row.get("score"))}
     return {
         name: float(value)
         for name, value in numbers.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     }
 
 

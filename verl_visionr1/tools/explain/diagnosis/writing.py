@@ -167,7 +167,8 @@ def _other_kind(exam: Exam, claims: list[Claim]) -> Finding | None:
         if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in claims):
             is_other = any(it.points_xy if n == 2 else it.boxes_xyxy for it in _well_formed(exam))
     else:
-        wanted = "a number" if task == "counting" else "words"
+        counted = "boxes" if '_2d"' in FORMATS[exam.preset.answer_format].example else "a number"
+        wanted = counted if task == "counting" else "words"
         given = "points" if claims and len(claims[0].numbers) == 2 else "boxes"
         if Defect.NO_COUNT in exam.answer.defects:  # a bare box
             is_other |= any(it.boxes_xyxy for it in _well_formed(exam))
@@ -175,8 +176,9 @@ def _other_kind(exam: Exam, claims: list[Claim]) -> Finding | None:
         return None
     cause = f"{given} instead of {wanted}"
     other = "counting-list counts a list" if task == "counting" else f"train on task {_TASK_OF[given]}"
-    what = f"{cause}: the answer has {given}, task {task} asks for {wanted}"
-    return Finding(cause, what, f"ask for {wanted} in the prompt, or {other}", exam.to_full)
+    what = f"{cause}: the answer has {given}, preset {exam.preset.name} reads {wanted}"
+    fix = f"ask for {wanted} in the prompt" + ("" if task == "counting" and wanted == "boxes" else f", or {other}")
+    return Finding(cause, what, fix, exam.to_full)
 
 
 def _well_formed(exam: Exam) -> Iterator[Answer]:
