@@ -66,7 +66,7 @@ def test_a_folder_with_linear_attention(tmp_path: Path, given: dict) -> None:
 
 BROKEN_FOLDERS = {
     "nothing there": (None, "no config.json"),
-    "no safetensors": (json.dumps(config_of(SEVEN)), "not a safetensors file"),
+    "no safetensors": (json.dumps(config_of(SEVEN)), "not safetensors"),
     "no JSON": ("{", "not a language model"),
     "no transformer": ('{"model_type": "resnet"}', "not a language model"),
     "experts": (json.dumps(config_of(SEVEN) | {"num_experts": 8}), "a mixture of experts"),
@@ -78,7 +78,7 @@ BROKEN_FOLDERS = {
 def test_a_folder_that_cannot_be_counted(tmp_path: Path, config: str | None, message: str) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config)
-    if message == "not a safetensors file":
+    if message == "not safetensors":
         (tmp_path / "model.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(PlanError, match=message):
         shape_of_folder(tmp_path)
