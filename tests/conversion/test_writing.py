@@ -16,7 +16,7 @@ from some_items import Options, item, picture
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import sha256_of
-from verl_visionr1.conversion.tokens import boxes_answer_tokens, load_answer_counter, text_tokens, write_answer
+from verl_visionr1.conversion.tokens import answer_tokens, load_answer_counter, text_tokens, write_answer
 from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES
@@ -161,4 +161,15 @@ def test_answer_tokens_are_near_those_of_qwens_tokenizer(n: int, tokens: int) ->
     rng = np.random.default_rng(0)
     boxes = rng.integers(100, 1000, (n, 4)).tolist()
     labels = [["person", "traffic light", "hot dog"][i % 3] for i in range(n)]
-    assert boxes_answer_tokens(boxes, labels) == pytest.approx(tokens, rel=0.12)
+    boxes = [[*map(min, box[:2], box[2:]), *map(max, box[:2], box[2:])] for box in boxes]
+    target = Target(task="detection", size_wh=(1000, 1000), boxes_xyxy=boxes, labels=labels)
+    assert answer_tokens(target) == pytest.approx(tokens, rel=0.12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 10])
+def test_answers_of_points_are_counted(n: int) -> None:
+    """About 16 tokens for each object with its label, and the digits."""
+    points = [(100.0 + i, 200.0) for i in range(n)]
+    target = Target(task="pointing", size_wh=(1000, 1000), points_xy=points, labels=["cat"] * n, categories=["cat"])
+    assert answer_tokens(target) == pytest.approx(2 + (16 + 6) * n, rel=0.2)
+    assert write_answer(target).count("point_2d") == n

@@ -87,6 +87,8 @@ def make_workspace(folder: Path) -> Path:
         annotations = [each for each in coco["annotations"] if each["image_id"] in kept]
         (folder / f"{name}.json").write_text(json.dumps({**coco, "images": images, "annotations": annotations}))
     _write_records(folder / "mine.jsonl", coco)
+    counts = [f"{image['file_name']},red circle,{number % 3}" for number, image in enumerate(coco["images"])]
+    (folder / "counts.csv").write_text("\n".join(["image,label,count", *counts]))
     restore.convert(folder / "annotations.json", folder / "images", folder / "train.parquet")
     restore.convert(folder / "annotations_val.json", folder / "images", folder / "val.parquet", "--split", "val")
     (folder / "recipes").symlink_to(ROOT / "recipes")

@@ -86,6 +86,18 @@ def test_a_reward_is_what_score_says(way: str, frame: str) -> None:
             call("", truth, **settings)
 
 
+@pytest.mark.parametrize(
+    ("call", "column"),
+    [
+        (lambda: trl.make_reward(**FIXED)(prompts=[[]], completions=["a"], solution=[TRUTH]), "ground_truth"),
+        (lambda: ms_swift.VisionReward(FIXED)(["a"], ground_truth=[TRUTH]), "solution"),
+    ],
+)
+def test_data_without_the_column_of_ground_truths(call: Callable[[], object], column: str) -> None:
+    with pytest.raises(TargetError, match=f"no column {column};"):
+        call()
+
+
 @pytest.mark.parametrize("done", [0, 4, 5, 9])
 def test_thresholds_follow_the_trainers_step(done: int) -> None:
     expected = score(LOOSE, TARGET, frame="qwen3-vl", progress=progress_at(done + 1, 10)).value

@@ -235,6 +235,19 @@ def test_right_answers_that_the_budget_cuts_off(tmp_path: Path) -> None:
     assert answer_notes(config_of(run[0], run[2], f"data.max_response_length={about}")) == []
 
 
+def test_right_answers_of_points_are_counted_and_a_file_with_an_unreadable_row_is_left_out(tmp_path: Path) -> None:
+    points = [[float(i), 9.0] for i in range(9)]
+    target = Target(task="pointing", size_wh=(99, 99), points_xy=points, labels=["cat"] * 9, categories=["cat"])
+    pointing = answer_row(9) | {"reward_model": {"style": "rule", "ground_truth": target.to_json()}}
+    files = [
+        write(tmp_path / "a.parquet", [answer_row(9), pointing]),
+        write(tmp_path / "b.parquet", [answer_row(9), answer_row(9, "gsm8k")]),
+    ]
+    run = (f"data.train_files=[{','.join(files)}]", f"actor_rollout_ref.model.path={TINY}")
+    (note,) = answer_notes(config_of(*run, "data.max_response_length=64"))
+    assert "of 2 of 2 rows is longer" in note
+
+
 def test_the_data_files_of_a_run(tmp_path: Path) -> None:
     here, gone = write(tmp_path / "a.parquet", [row()]), str(tmp_path / "gone.parquet")
     files = {

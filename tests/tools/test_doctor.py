@@ -112,6 +112,12 @@ def test_budget_of_the_prompt(clean: Path) -> None:
     assert doctor(clean / "train.parquet", "--max-prompt", 400).exit_code == 0
 
 
+def test_prompts_longer_than_usual_are_noted(copy: Path) -> None:
+    of_rows(lambda row, truth, number: truth.update(size_wh=[1280, 960]))(copy)
+    done = doctor(copy / "train.parquet", "--no-images")
+    assert ("note: prompt too long" in done.output, done.exit_code) == (True, 0)
+
+
 def test_page_shows_samples_and_escapes_what_files_say(copy: Path) -> None:
     def change(row: dict[str, Any], truth: Truth, number: int) -> None:
         truth["labels"] = [f"<script>alert({number})</script>"] * len(truth.get("labels", []))

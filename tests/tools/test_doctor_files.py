@@ -73,6 +73,10 @@ LAYOUTS: dict[str, Callable[[Record], Record]] = {
     },
     "question and answer": lambda it: {"image": it["image"], "question": "What is it?", "answer": it["label"]},
     "a phrase and its count": lambda it: {"image": it["image"], "phrase": it["label"], "count": len(it["xyxy"])},
+    "short names": lambda it: {"img": it["image"], "expr": it["label"], "bbox": it["xywh"][0], **it["wh"]},
+    "any name of the image": lambda it: {"a pic": it["image"], "ref": it["label"], "bbox": it["xyxy"]},
+    "a label and its count": lambda it: {"image": it["image"], "label": it["label"], "count": 0},
+    "a label and its points": lambda it: {"image": it["image"], "label": it["label"], "points": [it["xyxy"][0][:2]]},
     "rows of EasyR1": lambda it: {"images": [it["image"]], "problem": f"<image>{it['label']}?", "answer": "yes"},
 }
 
@@ -105,6 +109,50 @@ def test_the_printed_command_converts_the_file(layout: str, tmp_path: Path) -> N
     if written[0]["task"] == "grounding":
         assert {str(it["boxes_xyxy"]) for it in written} == {str([[*map(float, it["xyxy"][0])]]) for it in known}
         assert {it["labels"][0] for it in written} == {it["label"] for it in known}
+
+
+def test_a_table_is_read_and_its_command_converts_it(tmp_path: Path) -> None:
+    """A box with a number a column, and a count of 0, in tables with a header."""
+    known = of_scenes(tmp_path)
+    tables = {
+        "boxes.csv": ("filename,class,xmin,ymin,xmax,ymax", [[it["label"], *it["xyxy"][0]] for it in known]),
+        "counts.tsv": ("image\tlabel\tcount", [[it["label"], 0] for it in known]),
+    }
+    for name, (header, rows) in tables.items():
+        mark = "," if name.endswith("csv") else "\t"
+        lines = [mark.join(map(str, [it["image"], *row])) for it, row in zip(known, rows, strict=True)]
+        (tmp_path / name).write_text("\n".join([header, *lines]))
+        (reason,) = [group.examples[0].reason for group in examine([tmp_path / name]).found if group.kind == "layout"]
+        done = CliRunner().invoke(app, shlex.split(reason.split("`")[1])[1:])
+        assert done.exit_code == 0, f"{reason}\n{done.output}"
+    assert "empty truth" not in kinds_in(tmp_path / "counts.parquet")
+    (note,) = [group.examples[0].reason for group in examine([tmp_path / "boxes.csv"]).found if group.kind == "columns"]
+    assert ("xmin", str(known[0]["xyxy"][0][0])) in [tuple(part.split(" ")) for part in note.split(", ")]
+
+
+def test_label_beside_count_is_the_phrase(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path, [{"image": it["image"], "name": it["label"], "n": 2} for it in of_scenes(tmp_path)])
+    words = ["convert", "records", str(path), str(tmp_path / "a.parquet"), "--column", "image=image"]
+    done = CliRunner().invoke(app, [*words, "--column", "label=name", "--column", "count=n"])
+    assert done.exit_code == 0, done.output
+    truths = [json.loads(row["reward_model"]["ground_truth"]) for row in read_rows(tmp_path / "a.parquet")]
+    assert {(it["task"], it["count"]) for it in truths} == {("counting", 2)}
+
+
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        ({"input": "a", "output": "b", "gts": "c", "score": 1.0, "step": 1}, "visionr1 explain"),
+        ({"step": 1, "data": {"loss": 1.0}}, "visionr1 watch"),
+    ],
+)
+def test_files_of_a_run_are_no_training_data(tmp_path: Path, record: Record, command: str) -> None:
+    for name in ("1.jsonl", "2.jsonl"):
+        (tmp_path / name).write_text(f"{json.dumps(record)}\n")
+    for path, code in ((tmp_path, 0), (tmp_path / "1.jsonl", 2)):
+        (group,) = examine([path]).found
+        assert (group.file, group.kind, group.count, int(group.severity)) == (str(path), "no data", 1, code)
+        assert command in group.examples[0].reason
 
 
 def write_jsonl(folder: Path, records: list[Any]) -> Path:

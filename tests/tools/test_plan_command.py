@@ -66,7 +66,7 @@ def test_a_folder_with_linear_attention(tmp_path: Path, given: dict) -> None:
 
 BROKEN_FOLDERS = {
     "nothing there": (None, "no config.json"),
-    "no safetensors": (json.dumps(config_of(SEVEN)), "not a safetensors file"),
+    "no safetensors": (json.dumps(config_of(SEVEN)), "not safetensors"),
     "no JSON": ("{", "not a language model"),
     "no transformer": ('{"model_type": "resnet"}', "not a language model"),
     "experts": (json.dumps(config_of(SEVEN) | {"num_experts": 8}), "a mixture of experts"),
@@ -78,7 +78,7 @@ BROKEN_FOLDERS = {
 def test_a_folder_that_cannot_be_counted(tmp_path: Path, config: str | None, message: str) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config)
-    if message == "not a safetensors file":
+    if message == "not safetensors":
         (tmp_path / "model.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(PlanError, match=message):
         shape_of_folder(tmp_path)
@@ -149,9 +149,20 @@ def test_a_table_to_read() -> None:
         assert expected in out
 
 
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [((), True), (("--host-memory", 2000), False), (("--model", "Qwen/Qwen2.5-VL-7B-Instruct"), False)],
+)
+def test_defaults_and_a_remark_on_much_host_memory(words: tuple[object, ...], needs: bool) -> None:
+    model = () if "--model" in words else ("--model", "Qwen2.5-VL-72B")
+    code, out, _ = visionr1(*model, "--gpus", 8, *words)
+    assert (code, "not checked; give yours: --host-memory" in out) == (0, needs)
+    assert "64 prompts x 8 answers, up to 1024 + 1024 tokens" in out
+
+
 MISTAKES = {
-    "neither": (("--gpus", 8), "give either --params NUMBER or --model FOLDER"),
-    "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give either --params NUMBER or --model FOLDER"),
+    "neither": (("--gpus", 8), "give either --params NUMBER or --model"),
+    "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give either --params NUMBER or --model"),
     "no GPU": (("--gpus", 0, "--params", 1e9), "'--gpus'"),
     "no parameters": (("--gpus", 1, "--params", 0), "--params 0"),
     "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json"),

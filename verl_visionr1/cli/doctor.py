@@ -25,7 +25,7 @@ N_LINES = 3
 
 
 def doctor(
-    files: Annotated[list[Path], typer.Argument(help="parquet, arrow, jsonl, json, or folders of them")],
+    files: Annotated[list[Path], typer.Argument(help="parquet, arrow, jsonl, json, csv, or folders of them")],
     val: Annotated[
         list[Path] | None, typer.Option(help="a file for validation (may repeat); default: by the rows' own split")
     ] = None,
@@ -33,14 +33,18 @@ def doctor(
         int, typer.Option(help="most tokens of a response: data.max_response_length", min=1)
     ] = 1024,
     max_prompt: Annotated[
-        int | None, typer.Option(help="most tokens of a prompt, image included: data.max_prompt_length", min=1)
+        int | None,
+        typer.Option(
+            help="most tokens of a prompt, image included: data.max_prompt_length; default: more than 1024 is a note",
+            min=1,
+        ),
     ] = None,
     family: Annotated[
         Literal["qwen2.5-vl", "qwen3-vl", "glm"], typer.Option(help="model family for image tokens")
     ] = "qwen2.5-vl",
     images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,
     images_dir: Annotated[
-        Path | None, typer.Option(help="base folder of images of jsonl and json; default: the file's folder")
+        Path | None, typer.Option(help="base folder of images of jsonl, json and csv; default: the file's folder")
     ] = None,
     delegate: Annotated[
         list[str] | None,

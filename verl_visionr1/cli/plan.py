@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -13,14 +12,19 @@ from verl_visionr1.cli.rollouts import stop
 
 
 def plan(
-    max_prompt: Annotated[int, typer.Option(help="tokens of the longest prompt, image included", min=1)],
-    max_response: Annotated[int, typer.Option(help="tokens of the longest answer", min=1)],
-    rollout_n: Annotated[int, typer.Option(help="answers per prompt", min=1)],
-    train_batch: Annotated[int, typer.Option(help="prompts per step", min=1)],
     gpus: Annotated[int, typer.Option(help="GPUs per node", min=1)],
+    max_prompt: Annotated[int, typer.Option(help="tokens of the longest prompt, image included", min=1)] = 1024,
+    max_response: Annotated[int, typer.Option(help="tokens of the longest answer", min=1)] = 1024,
+    rollout_n: Annotated[int, typer.Option(help="answers per prompt", min=1)] = 8,
+    train_batch: Annotated[int, typer.Option(help="prompts per step", min=1)] = 64,
     params: Annotated[float | None, typer.Option(help="parameters of the model, such as 8.29e9")] = None,
     vision_params: Annotated[float | None, typer.Option(help="parameters of its vision tower")] = None,
-    model: Annotated[Path | None, typer.Option(help="a local Hugging Face folder, instead of --params")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of --params: a local Hugging Face folder, or a name such as Qwen/Qwen2.5-VL-7B-Instruct"
+        ),
+    ] = None,
     nodes: Annotated[int, typer.Option(help="nodes", min=1)] = 1,
     gpu_memory: Annotated[float, typer.Option(help="GB per GPU", min=1)] = 80.0,
     host_memory: Annotated[
@@ -43,7 +47,7 @@ def plan(
     """Choose offload, micro-batches and vLLM's share so that a run fits. Estimates; exit code 1: nothing fits."""
     from verl_visionr1.tools.plan import choosing
     from verl_visionr1.tools.plan.memory import Machine, Run
-    from verl_visionr1.tools.plan.shape import shape_of_folder, shape_of_size
+    from verl_visionr1.tools.plan.shape import shape_of_model, shape_of_size
     from verl_visionr1.tools.plan.view import explanation, overrides_of
 
     console = Console(stderr=overrides, soft_wrap=True)
@@ -51,8 +55,8 @@ def plan(
     attention = attention or ("flash" if find_spec("flash_attn") else "sdpa")
     try:
         if (params is None) == (model is None):
-            raise ValueError("give either --params NUMBER or --model FOLDER")
-        shape = shape_of_size(params, vision_params) if params is not None else shape_of_folder(model or Path())
+            raise ValueError("give either --params NUMBER or --model FOLDER_OR_NAME")
+        shape = shape_of_size(params, vision_params) if params is not None else shape_of_model(model or "")
         machine = Machine(gpus, nodes, gpu_memory, host_memory, attention == "flash")
         run = Run(max_prompt, max_response, rollout_n, train_batch, lora, freeze_vision, kl, image_tokens)
         chosen = choosing.plan(shape, machine, run)

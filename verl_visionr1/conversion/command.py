@@ -87,8 +87,9 @@ def print_report(report: Report, seconds: float, console: Console) -> None:
     for task, count in sorted(report.rows.items()):
         table.add_row(task, str(count), str(report.negatives[task]))
     console.print(table)
+    console.print(_token_table(report))
     objects = sum(number * count for number, count in report.objects.items())
-    lines = [f"objects {objects}; objects per row: {_histogram(report.objects)}", *_token_lines(report)]
+    lines = [f"objects {objects}; objects per row: {_histogram(report.objects)}"]
     ledger = report.ledger
     counted = {"skipped as bad": ledger.skipped, "left out": ledger.left_out, "noted": ledger.notes}
     lines += [
@@ -106,20 +107,15 @@ def print_report(report: Report, seconds: float, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _token_lines(report: Report) -> list[str]:
+def _token_table(report: Report) -> Table:
     """What to set `data.max_prompt_length` and `data.max_response_length` by."""
-    shown = {f"prompt, {family}": counts for family, counts in report.tokens.prompts.items()}
-    answers, model = report.tokens.answers, report.tokens.model
-    if not model:
-        shown["right answer"] = answers
-    parts = ["{}: {} / {} / {}".format(name, *quantiles(counts)) for name, counts in shown.items()]
-    lines = [f"tokens per row, estimated (median / 99 % / max): {'; '.join(parts)}"]
-    if model:
-        lines.append(
-            f"tokens of a right answer by the tokenizer of {model}: {min(answers)} to {max(answers)} "
-            "(median {} / 99 % {}); data.max_response_length has to hold the most".format(*quantiles(answers))
-        )
-    return lines
+    tokens = report.tokens
+    shown = {f"prompt, {family}": counts for family, counts in tokens.prompts.items()}
+    shown[f"right answer, {f'by the tokenizer of {tokens.model}' if tokens.model else 'Qwen'}"] = tokens.answers
+    table = Table("", "median", "99 %", "max", title="tokens per row, estimated", title_justify="left")
+    for name, counts in shown.items():
+        table.add_row(name, *map(str, quantiles(counts)))
+    return table
 
 
 def _histogram(objects: Counter[int]) -> str:

@@ -52,25 +52,21 @@ def image_tokens(size_wh: tuple[int, int], family: str) -> int:
     return width * height // processor.factor**2
 
 
-def boxes_answer_tokens(boxes_xyxy: Sequence[Sequence[float]], labels: Sequence[str]) -> int:
-    """Estimate the tokens of a right answer in Qwen JSON with whole pixels."""
-    if not boxes_xyxy:
-        return 2
-    digits = sum(len(str(int(value))) for box in boxes_xyxy for value in box)
-    words = sum(map(text_tokens, labels)) if labels else len(boxes_xyxy)
-    return 6 + 18 * len(boxes_xyxy) + digits + words
-
-
 def prompt_tokens(question: str) -> int:
     """Estimate the tokens of a user's turn without its image, chat template included."""
     return _TEMPLATE_TOKENS + text_tokens(question)
 
 
 def answer_tokens(target: Target) -> int:
-    """Estimate the tokens of the right answer under Qwen's tokenizer."""
+    """Estimate the tokens of the right answer under Qwen's tokenizer: a number, words, or Qwen JSON in whole pixels."""
     if target.task in ("text", "counting"):
         return text_tokens(write_answer(target))
-    return boxes_answer_tokens(target.boxes_xyxy, target.labels)
+    places: Sequence[Sequence[float]] = object_points(target) if target.task == "pointing" else object_boxes(target)
+    if not places:
+        return 2
+    digits = sum(len(str(int(value))) for place in places for value in place)
+    words = sum(map(text_tokens, target.labels)) if target.labels else len(places)
+    return 6 + (10 + 2 * len(places[0])) * len(places) + digits + words  # 2 for the signs around each number
 
 
 def write_answer(target: Target, frame: Frame | None = None) -> str:

@@ -198,6 +198,16 @@ class Scorer:
         )
 
 
+def require_truths(truths: Sequence[str | None] | None, column: str, layout: str) -> Sequence[str | None]:
+    """The column of ground truths of a batch; `TargetError` for None: the data has no such column."""
+    if truths is None:
+        raise TargetError(
+            f"the data has no column {column}; make the rows with visionr1 convert ... --to {layout}, or rename the "
+            "column that holds Target.to_json()"
+        )
+    return truths
+
+
 def _is_column(values: object, n_rows: int) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == n_rows
 

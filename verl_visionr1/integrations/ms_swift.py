@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from verl_visionr1.integrations.core import FunctionSettings, Scorer, make_scorer
+from verl_visionr1.integrations.core import FunctionSettings, Scorer, make_scorer, require_truths
 from verl_visionr1.processed import ImageProcessor, size_by_loader
 from verl_visionr1.settings import SettingsError
 
@@ -46,14 +46,15 @@ class VisionReward:
     def __call__(
         self,
         completions: Sequence[str],
-        solution: Sequence[str | None],
+        solution: Sequence[str | None] | None = None,
         trainer_state: Any = None,
         response_token_ids: Sequence[Sequence[Sequence[int]]] | None = None,
         **columns: Any,
     ) -> list[float | None]:
         """Score a batch of completions; None for a row without a ground truth."""
         lengths = None if response_token_ids is None else [sum(map(len, turns)) for turns in response_token_ids]
-        reports = self.scorer.evaluate_batch(completions, solution, trainer_state, columns, lengths)
+        truths = require_truths(solution, "solution", "ms-swift")
+        reports = self.scorer.evaluate_batch(completions, truths, trainer_state, columns, lengths)
         return [None if report is None else report[self.metric] for report in reports]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verl_visionr1.answers.transcript import answer_text
-from verl_visionr1.integrations.core import FunctionSettings, make_scorer
+from verl_visionr1.integrations.core import FunctionSettings, make_scorer, require_truths
 from verl_visionr1.processed import ImageProcessor, size_by_processor, with_budget
 
 STEP_ADVICE = "TRL passes it in trainer_state: set max_steps or num_train_epochs, or total_steps here"
@@ -40,7 +40,7 @@ def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
     def visionr1(
         *,
         completions: Sequence[Any],
-        ground_truth: Sequence[str | None],
+        ground_truth: Sequence[str | None] | None = None,
         completion_ids: Sequence[Sequence[int]] | None = None,
         trainer_state: Any = None,
         log_metric: Callable[[str, float], None] | None = None,
@@ -48,14 +48,15 @@ def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
         **columns: Any,
     ) -> list[float | None]:
         """Score a batch of completions; None for a row without a ground truth."""
+        truths = require_truths(ground_truth, "ground_truth", "trl")
         texts = [answer_text(completion) for completion in completions]
         lengths = None if completion_ids is None else [len(ids) for ids in completion_ids]
-        reports = scorer.evaluate_batch(texts, ground_truth, trainer_state, columns, lengths)
+        reports = scorer.evaluate_batch(texts, truths, trainer_state, columns, lengths)
         if log_metric is not None:
             for name, value in _means([report for report in reports if report is not None]).items():
                 log_metric(f"{METRIC_PREFIX}{name}", value)
         if log_extra is not None:  # so that the tools can read TRL's table of completions
-            log_extra("ground_truth", list(ground_truth))
+            log_extra("ground_truth", list(truths))
         return [None if report is None else report["value"] for report in reports]
 
     return visionr1

@@ -72,12 +72,12 @@ def _reward_notes(config: DictConfig, settings: Settings) -> Iterator[str]:
         scored = ", ".join(f"{name} ({n} row{'s' * (n > 1)})" for (name, _), n in presets.most_common())
         name = settings.reward.name
         yield f"{PREFIX}.preset: {name} scores no row of data.train_files; these do, by the rows' tasks: {scored}"
-    family = run_rows.model_family(config)
-    if settings.frame != "auto" and family:
-        given, own = FRAMES[settings.frame], FRAMES[family]
+    name = run_rows.guess_model_frame(config)
+    if settings.frame != "auto" and name:
+        given, own = FRAMES[settings.frame], FRAMES[name]
         if (given.extent, given.side) != (own.extent, own.side):
             model = config.actor_rollout_ref.model.path
-            yield f"{PREFIX}.frame={given.name}, but {model} writes {family} boxes unless tuned otherwise; leave it out"
+            yield f"{PREFIX}.frame={given.name}, but {model} writes {name} boxes unless tuned otherwise; leave it out"
     metric = filter_metric(config)
     if settings.delegate and metric and metric not in ("reward", *TELLS):
         yield (
@@ -109,7 +109,7 @@ def _schedule_warnings(config: DictConfig) -> list[str]:
     kept = _checkpoint_total(config)
     if kept is not None and settings.total_steps is None and kept != total:
         warnings, total = [total_steps_warning(total or 0, kept)], kept
-    schedule = follow_model(settings.reward.schedule, run_rows.guess_family(config, settings) or "")
+    schedule = follow_model(settings.reward.schedule, run_rows.guess_frame(config, settings) or run_rows.NO_FRAME)
     return [*warnings, *stage_warnings(schedule, total, length.last_step)] if total else warnings
 
 

@@ -21,13 +21,15 @@ from verl_visionr1.runtime.model_checks import config_file, model_type_of
 from verl_visionr1.runtime.prompt_rows import Reading, RowFacts, count_rows
 from verl_visionr1.targets import Target, TargetError
 
-_HUB_FAMILIES = (
+_HUB_FRAMES = (
     (re.compile(r"qwen2-vl", re.I), "qwen2-vl"),
     (re.compile(r"qwen2\.5-vl", re.I), "qwen2.5-vl"),
     (re.compile(r"qwen3(-vl|\.\d)", re.I), "qwen3-vl"),
     (re.compile(r"glm-4.*v", re.I), "glm"),
 )
-"""Hub models by name -> key in `PROCESSORS`, since their configuration may not be available."""
+"""Name of a hub model -> its frame, also the key of its processor; for models whose config.json is not here."""
+NO_FRAME = ""
+"""Instead of the name of a frame: the model's config.json is here, and no frame is known for its `model_type`."""
 _ROLLOUT = "actor_rollout_ref.rollout"
 SURE_SHARE = 0.7
 """An answer with an estimate below this share of the budget fits: estimates are right within about 10 %."""
@@ -77,7 +79,7 @@ def _delegated_sources(config: DictConfig) -> tuple[str, ...] | None:
     settings = valid_settings(config)
     if settings is None:
         return None
-    frame = FRAMES.get(guess_family(config, settings) or "")
+    frame = FRAMES.get(guess_frame(config, settings) or NO_FRAME)
     return tuple(settings.delegate) if frame is None or frame.extent is Extent.PROCESSED else None
 
 
@@ -99,8 +101,8 @@ def _limit_key(config: DictConfig) -> str:
 def processor_of(config: DictConfig) -> ImageProcessor | None:
     """The image processor of the run's model, with the run's budget; None if unknown."""
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
-    folder, family = Path(path).expanduser(), _hub_family(path)
-    processor = PROCESSORS[family] if family else None
+    folder, name = Path(path).expanduser(), _hub_frame(path)
+    processor = PROCESSORS[name] if name else None
     if folder.is_dir():
         processor = image_processor_of(folder)
     budget, given = pixel_budget(config), OmegaConf.select(config, BUDGET_KEY) or {}
@@ -114,20 +116,24 @@ def processor_of(config: DictConfig) -> ImageProcessor | None:
         return None
 
 
-def guess_family(config: DictConfig, settings: Settings) -> str | None:
-    """Name of the frame of the run's model, without using a hub; None if not known yet."""
-    return model_family(config) if settings.frame == "auto" else settings.frame
+def guess_frame(config: DictConfig, settings: Settings) -> str | None:
+    """Name of the frame that answers are read in: that of the settings, else as `guess_model_frame`."""
+    return guess_model_frame(config) if settings.frame == "auto" else settings.frame
 
 
-def model_family(config: DictConfig) -> str | None:
-    """Name of the frame that the run's model writes, without using a hub; None if not known yet, "" if unknown."""
+def guess_model_frame(config: DictConfig) -> str | None:
+    """Name of the frame that the run's model writes, without using a hub.
+
+    Returns:
+        A key in `FRAMES`; `NO_FRAME`; None if the model's config.json is not here and its name tells nothing.
+    """
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
     model_type = model_type_of(path)
-    return _hub_family(path) if model_type is None else MODEL_TYPE_FRAMES.get(model_type, "")
+    return _hub_frame(path) if model_type is None else MODEL_TYPE_FRAMES.get(model_type, NO_FRAME)
 
 
-def _hub_family(name: str) -> str | None:
-    return next((family for pattern, family in _HUB_FAMILIES if pattern.search(name)), None)
+def _hub_frame(name: str) -> str | None:
+    return next((frame for pattern, frame in _HUB_FRAMES if pattern.search(name)), None)
 
 
 def row_problems(config: DictConfig) -> list[str]:
@@ -175,10 +181,11 @@ def _total_problems(config: DictConfig, facts: RowFacts) -> Iterator[str]:
             "and max_pixels of data.mm_processor_kwargs lower"
         )
     if facts.n_over_limit:
+        key = _limit_key(config)
         yield (
             f"{facts.n_over_limit} of {facts.n_rows} rows have up to {facts.most_images} images, and vLLM takes "
-            f"{images_allowed(config)} in a prompt ({_limit_key(config)}): it refuses them at the first rollout; raise "
-            f"it to {facts.most_images}"
+            f"{images_allowed(config)} in a prompt ({key}): vLLM refuses them at the first rollout; raise {key} to "
+            f"{facts.most_images}"
         )
 
 
@@ -197,8 +204,8 @@ def _no_prompt(config: DictConfig, file: Path) -> str:
 def answer_notes(config: DictConfig) -> list[str]:
     """Files with right answers longer than the response budget; one line each.
 
-    Reads every row, so it belongs to a dry run. Reasoning, tags and fences are not counted. Points are skipped. Lengths
-    are estimates if the model's tokenizer is not here.
+    Reads every row, so it belongs to a dry run. Reasoning, tags and fences are not counted. Lengths are estimates if
+    the model's tokenizer is not here. A file with an unreadable row is left out: the preflight reports it.
     """
     settings, path = valid_settings(config), str(config.actor_rollout_ref.model.path)
     if settings is None:
@@ -221,16 +228,16 @@ def answer_notes(config: DictConfig) -> list[str]:
     return notes
 
 
-def _lengths(file: Path, settings: Settings, count: Callable[[Target], int], limit: int) -> Iterator[int]:
-    """Tokens of the right answer of each row; an estimate if it is safely within the limit."""
+def _lengths(file: Path, settings: Settings, count: Callable[[Target], int], limit: int) -> list[int]:
+    """Tokens of the right answer of each row, an estimate if safely within the limit; [] if a row is unreadable."""
+    lengths: list[int] = []
     columns = ["reward_model", *(["data_source"] if settings.delegate else [])]
     try:
         for row in read_rows(file, columns=columns):
             if is_delegated(settings.delegate, str(row.get("data_source", ""))):
                 continue
-            target = target_of(row)
-            if target.task != "pointing":
-                estimate = answer_tokens(target)
-                yield estimate if estimate <= SURE_SHARE * limit else count(target)
+            estimate = answer_tokens(target := target_of(row))
+            lengths.append(estimate if estimate <= SURE_SHARE * limit else count(target))
     except (RowsError, TargetError):
-        return  # the preflight reports it
+        return []
+    return lengths

@@ -13,7 +13,7 @@ from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
 from verl_visionr1.runtime.parts import filter_metric, loggers_of
 from verl_visionr1.runtime.run_length import length_of
-from verl_visionr1.runtime.run_rows import facts_of, guess_family
+from verl_visionr1.runtime.run_rows import NO_FRAME, facts_of, guess_frame
 from verl_visionr1.schedule import first_step, follow_model
 
 _LINES = {
@@ -104,13 +104,15 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
         criteria = ", ".join(f"{name} x{weight:g}" for name, weight in preset.weights.items())
         yield "reward", f"{preset.name}: {criteria}{_scored_rows(settings, preset)}"
     yield "thresholds", _schedule(config, settings)
-    family = guess_family(config, settings)
+    guessed = guess_frame(config, settings)
     if settings.reward.schedule.follows_model and not settings.is_off:
-        yield "", switch_words(family) if family is not None else "the model's family is read when the run starts"
+        yield "", switch_words(guessed) if guessed is not None else "the model's family is read when the run starts"
     frame = settings.frame
     if frame == "auto":
-        unknown = "not known for this model" if family == "" else "read from the model's config.json at the start"
-        frame = f"{family} (auto, by the model)" if family else f"auto ({unknown})"
+        unknown = (
+            "not known for this model" if guessed == NO_FRAME else "read from the model's config.json at the start"
+        )
+        frame = f"{guessed} (auto, by the model)" if guessed else f"auto ({unknown})"
     yield "frame", f"{frame}; answers as {settings.reward.answer_format}"
 
 
@@ -123,7 +125,7 @@ def _scored_rows(settings: Settings, preset: Preset) -> str:
 
 
 def _schedule(config: DictConfig, settings: Settings) -> str:
-    schedule = follow_model(settings.reward.schedule, guess_family(config, settings) or "")
+    schedule = follow_model(settings.reward.schedule, guess_frame(config, settings) or NO_FRAME)
     if settings.is_off:
         return f"no schedule: {short_thresholds(schedule.off)}"
     stages = [short_thresholds(thresholds) for _, thresholds in schedule.points]

@@ -13,8 +13,9 @@ box format: xyxy, xywh or cxcywh, in pixels (abs) of the original image, fractio
   box per record (`boxes=xmin,ymin,xmax,ymax`); then the records of one image are merged, and one without a box makes an
   image without objects. The vocabulary is all labels that occur, or `--class-names`; numeric labels need those, or a
   Hugging Face parquet with names.
-* `phrase` (or a `question` of its own) and `boxes`: grounding; and `points`: pointing; and `count`: counting. An empty
-  list or a count of 0 means no object. Records of one image and phrase are merged if each has one box.
+* `phrase` (or a `question` of its own) and `boxes`: grounding; and `points`: pointing; and `count`: counting, where
+  `label` is a `phrase`. An empty list or a count of 0 means no object. Records of one image and phrase are merged if
+  each has one box.
 * `question` and `answer` (with `choices`): text. `solution`: a text with boxes or the answer.
 
 `--preset` knows the rows of easyr1, ms-swift, visual-rft, r1-v, seg-zero, gui-r1, llamafactory and rex-thinker, and the
@@ -100,9 +101,12 @@ class Options(VocabularyFlags):
     def layout(self) -> Layout:
         """The preset, changed by the options."""
         preset = PRESETS[self.preset] if self.preset is not None else Layout()
+        columns = {**preset.columns, **columns_of(*self.column)}
+        if {"label", "count"} <= columns.keys() and not {"phrase", "boxes"} & columns.keys():
+            columns["phrase"] = columns.pop("label")  # what is counted
         return replace(
             preset,
-            columns={**preset.columns, **columns_of(*self.column)},
+            columns=columns,
             box_format=preset.box_format if self.box_format is None else NAMED.get(self.box_format),
             header=tuple(name.strip() for name in self.header.split(",")) if self.header else preset.header,
             class_names=tuple(name.strip() for name in (self.class_names or "").split(",") if name.strip()),

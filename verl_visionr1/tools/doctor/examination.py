@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from verl_visionr1.conversion.sources import read_json
+from verl_visionr1.conversion.sources import read_json, read_records
 from verl_visionr1.files import RowError, RowsError, walk
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.targets import is_validation_split
-from verl_visionr1.tools.doctor.layouts import converter_of, describe_command
+from verl_visionr1.tools.doctor.layouts import converter_of, describe_command, describe_run_file
 from verl_visionr1.tools.doctor.parquet import file_problems, row_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Sample, layout_of, samples_of
+from verl_visionr1.tools.doctor.samples import TABLES, Sample, layout_of, samples_of
 from verl_visionr1.tools.doctor.sets import OVERLAP, Census, Repeats, balance_problems, convention_problems
 from verl_visionr1.tools.doctor.truth import Scope, image_problems, truth_problems
 
@@ -23,6 +24,7 @@ N_EXAMPLES = 5
 N_SHOWN = 24
 """Rows of a file that are kept for drawing."""
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".odgt", ".arrow")
+_SHOWN_CHARS = 40
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ def examine(files: Sequence[Path], validation: Sequence[Path] = (), scope: Scope
     """Check files, with one row in memory at a time.
 
     Args:
-        files: .parquet, .arrow, .jsonl, .json, or folders of them.
+        files: .parquet, .arrow, .jsonl, .json, or folders of them; .csv and .tsv only by name.
         validation: validation files, among `files` or in addition; default: by the rows' own split.
         scope: what is checked; default: everything.
 
@@ -101,9 +103,12 @@ def examine(files: Sequence[Path], validation: Sequence[Path] = (), scope: Scope
         examination.add(Problem(", ".join(map(str, files)), None, reason, OVERLAP, Severity.WARNING))
     for path in dict.fromkeys([*trained, *validated]):
         side = path.resolve() in held_out if held_out else None
+        is_named = path in {*files, *validation}
         try:
-            if path.suffix == ".json" and _is_object(path):
-                examination.add(_judge_object(path, is_named=path in {*files, *validation}))
+            if own := _describe_run_file(path, path if is_named else path.parent):
+                examination.add(*(own,) * ((own.file, own.kind) not in examination.groups))
+            elif path.suffix == ".json" and _is_object(path):
+                examination.add(_judge_object(path, is_named=is_named))
             else:
                 _examine_file(path, examination, repeats, scope, side)
         except RowsError as error:
@@ -129,8 +134,8 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
             found += inside
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
-        elif not path.name.endswith(SUFFIXES):
-            kinds = ", ".join(SUFFIXES)
+        elif not path.name.endswith((*SUFFIXES, *TABLES)):
+            kinds = ", ".join((*SUFFIXES, *TABLES))
             raise RowsError(f"{path}: needs one of {kinds}, or a folder; `visionr1 convert` reads other kinds of files")
         else:
             found.append(path)
@@ -143,6 +148,22 @@ def _is_object(path: Path) -> bool:
             return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
     except OSError:
         return False  # reading its records reports why
+
+
+def _describe_run_file(path: Path, shown: Path) -> Problem | None:
+    """Name the command for a file that a run wrote, `shown` as itself or its folder; None for another file."""
+    try:
+        record = next((record for _, record in read_records(path)), None) if path.suffix == ".jsonl" else None
+    except RowsError:  # the examination reports it
+        return None
+    own = describe_run_file(record, shown) if isinstance(record, Mapping) else ""
+    severity = Severity.ERROR if shown == path else Severity.NOTE
+    return Problem(str(shown), None, f"no training data, not checked: {own}", "no data", severity) if own else None
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} ..."
 
 
 def _judge_object(path: Path, *, is_named: bool) -> Problem:
@@ -178,7 +199,11 @@ def _examine_file(path: Path, examination: Examination, repeats: Repeats, scope:
     if not census.layout:
         # a parquet may be used for training unchanged
         severity = Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE
-        reason = f"not in verl's layout; {describe_command(census, scope.images_dir)} converts it"
+        command = describe_command(census, scope.images_dir)
+        advice = " (replace the words in capitals)" if re.search(r"=[A-Z]+\b|FORMAT", command) else ""
+        reason = f"not in verl's layout; {command} converts it{advice}"
+        shown = ", ".join(f"{name} {_shorten(value)}" for name, value in census.columns.items())
+        examination.add(Problem(str(path), None, shown, "columns", Severity.NOTE))
         examination.add(Problem(str(path), None, reason, "layout", severity))
     examination.censuses.append(census)
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
-from verl_visionr1.conversion.conventions import FEWEST, likeliest_convention
-from verl_visionr1.tools.doctor.samples import IMAGE_KEYS
+from verl_visionr1.conversion.conventions import FEWEST, UNITS, likeliest_convention
+from verl_visionr1.tools.doctor.samples import IMAGE_KEYS, SIZE_KEYS
 from verl_visionr1.tools.doctor.sets import Census
 
 _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
@@ -37,22 +37,39 @@ _PRESETS: Mapping[str, frozenset[str]] = {
 }
 """Preset of `records` -> keys of its rows."""
 _ASKED = {
-    "phrase": ("phrase", "caption", "expression", "referring", "sentence", "description", "instruction"),
+    "phrase": (
+        *("phrase", "caption", "expression", "expr", "ref", "refexp", "referring", "referring_expression", "sentence"),
+        *("description", "instruction"),
+    ),
     "label": ("class", "label", "labels", "category", "categories", "class_name", "cell_type", "name"),
     "question": ("question", "problem", "query"),
 }
 """Kind of question -> its keys."""
 _TRUTHS = {"count": ("count", "number"), "solution": ("solution",), "answer": ("answer",)}
+_OF_A_RUN = (
+    (frozenset(("input", "output", "gts", "score")), "answers of a run; `visionr1 score {0}`, `visionr1 explain {0}`"),
+    (frozenset(("step", "data")), "metrics of a run; `visionr1 watch RUN_DIR`"),
+)
+"""Keys of verl's own files, and what reads them."""
+
+
+def describe_run_file(keys: Collection[str], path: Path) -> str:
+    """Return what a file of a run is, and the commands for it; "" for any other file.
+
+    >>> describe_run_file(("input", "output", "gts", "score", "step"), Path("run/validation"))
+    'answers of a run; `visionr1 score run/validation`, `visionr1 explain run/validation`'
+    """
+    return next((text.format(quote(str(path))) for own, text in _OF_A_RUN if own.issubset(keys)), "")
 
 
 def describe_command(census: Census, images_dir: Path | None) -> str:
     """Return the command that converts a foreign file; unknown parts are in capitals.
 
-    >>> census = Census("a.jsonl", columns=frozenset(("image", "question", "answer")))
+    >>> census = Census("a.jsonl", columns=dict.fromkeys(("image", "question", "answer"), "a"))
     >>> describe_command(census, None).split(" --column ")
     ['`visionr1 convert records a.jsonl a.parquet', 'image=image', 'question=question', 'answer=answer`']
     """
-    if census.columns >= _RESULTS:
+    if census.columns.keys() >= _RESULTS:
         return "a detector's results have scores and no ground truth: no command"
     if converter := converter_of(census.columns):
         return f"`visionr1 convert {converter}`"
@@ -60,7 +77,7 @@ def describe_command(census: Census, images_dir: Path | None) -> str:
     out = path.with_suffix(".parquet") if path.suffix != ".parquet" else path.with_name(f"{path.stem}_verl.parquet")
     words = ["visionr1 convert records", quote(str(path)), quote(str(out))]
     words += ["--images-dir", quote(str(images_dir))] if images_dir is not None else []
-    preset = next((name for name, keys in _PRESETS.items() if keys <= census.columns), None)
+    preset = next((name for name, keys in _PRESETS.items() if keys <= census.columns.keys()), None)
     words += ["--preset", preset] if preset is not None else _columns(census)
     return f"`{' '.join(words)}`"
 
@@ -79,16 +96,20 @@ def _columns(census: Census) -> Iterator[str]:
     """Yield the options that name the columns."""
     names = sorted(census.columns, key=lambda name: (-name.count("."), name))  # an outer column overrides a nested one
     columns = {name.rpartition(".")[2]: name for name in names}
-    yield f"--column image={_first({'': IMAGE_KEYS}, columns).removeprefix('=') or 'IMAGE'}"
-    yield from (f"--column {name}={name}" for name in ("width", "height") if name in census.columns)
-    place, box_format = _boxes(census)
-    if place:
-        yield f"--column boxes={place} --box-format {box_format}"
+    image = f"={quote(census.image_key)}" if census.image_key else _first({"": IMAGE_KEYS}, columns)
+    yield f"--column image{image or '=IMAGE'}"
+    what, place, box_format = _places(census)
+    size = next((keys for keys in SIZE_KEYS if columns.keys() >= {*keys} and not {*keys} & {*place.split(",")}), ())
+    yield from (f"--column {name}={columns[key]}" for name, key in zip(("width", "height"), size, strict=False))
+    if what == "boxes":
+        yield f"--column boxes={quote(place)} --box-format {box_format}"
         yield f"--column {_first(_ASKED, columns) or 'label=LABEL'}"
-    else:
-        asked = {what: _ASKED[what] for what in ("question", "phrase")}
-        yield f"--column {_first(asked, columns) or 'question=QUESTION'}"
-        yield f"--column {_first(_TRUTHS, columns) or 'answer=ANSWER'}"
+        return
+    truth = f"points={quote(place)} --box-format {box_format}" if place else _first(_TRUTHS, columns)
+    names = _ASKED["label"] if truth and not truth.startswith("answer") else ()  # of what is counted or pointed at
+    asked = {"question": _ASKED["question"], "phrase": (*_ASKED["phrase"], *names)}
+    yield f"--column {_first(asked, columns) or 'question=QUESTION'}"
+    yield f"--column {truth or 'answer=ANSWER'}"
 
 
 def _first(known: Mapping[str, tuple[str, ...]], columns: Mapping[str, str]) -> str:
@@ -97,11 +118,14 @@ def _first(known: Mapping[str, tuple[str, ...]], columns: Mapping[str, str]) -> 
     return next(found, "")
 
 
-def _boxes(census: Census) -> tuple[str, str]:
-    """Return the column with most boxes, and their format, or ""."""
-    found = {place: boxes for place, boxes in census.boxes.items() if place in census.columns}
-    if not found:
-        return "", ""
-    place, (boxes, sizes) = max(found.items(), key=lambda it: len(it[1][0]))
-    named = likeliest_convention(boxes, sizes).name if len(boxes) >= FEWEST else ""
-    return quote(place), named or "FORMAT"
+def _places(census: Census) -> tuple[str, str, str]:
+    """Return "boxes" or "points", the column with most of them, and their format; "" if there are none."""
+    found = {place: boxes for place, boxes in census.boxes.items() if census.columns.keys() >= {*place.split(",")}}
+    if found:
+        place, (boxes, sizes) = max(found.items(), key=lambda it: len(it[1][0]))
+        named = likeliest_convention(boxes, sizes).name if len(boxes) >= FEWEST else ""
+        return "boxes", place, named or "FORMAT"
+    points = next(((place, found) for place, found in census.points.items() if place in census.columns), None)
+    if points is None:
+        return "", "", ""
+    return "points", points[0], f"xyxy-{UNITS[points[1].smaller_unit('pixels') or 'pixels']}"

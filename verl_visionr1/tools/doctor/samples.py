@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.image_files import find_below
+from verl_visionr1.conversion.image_files import IMAGE_SUFFIXES, find_below
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.files import RowError
 from verl_visionr1.row_layouts import as_verl_row, framework_of
@@ -27,9 +28,15 @@ from verl_visionr1.tools.doctor.problems import Problem, Severity
 Box = tuple[float, float, float, float]
 OURS = ("prompt", "reward_model")
 """Columns of verl's layout."""
-IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path")
+IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path", "img")
 _PROMPT_KEYS = ("problem", "question", "prompt", "query", "instruction")
-_SIZE_KEYS = (("width", "height"), ("img_width", "img_height"), ("image_width", "image_height"))
+SIZE_KEYS = (("width", "height"), ("img_width", "img_height"), ("image_width", "image_height"), ("w", "h"))
+_CORNERS = (
+    *("xmin,ymin,xmax,ymax", "x_min,y_min,x_max,y_max", "x1,y1,x2,y2", "left,top,right,bottom"),
+    *("x,y,w,h", "x,y,width,height"),
+)
+"""Columns of a box with a number in each."""
+TABLES = (".csv", ".tsv")
 _NUMBER = r"-?\d{1,7}(?:\.\d{1,12})?"
 _BOX_TEXT = re.compile(r"[\[(]\s{0,4}" + r"\s{0,4},\s{0,4}".join([f"({_NUMBER})"] * 4) + r"\s{0,4}[\])]")
 _MAX_DEPTH = 8
@@ -47,7 +54,7 @@ class Sample:
         layout: see `layout_of`.
         record: the row; ours in verl's columns.
         prompt: the user's text.
-        images: paths, or bytes; None for an empty one.
+        images: paths, or bytes; None for an empty one. image_key: their column in a foreign record.
         size_wh: of the image, as given in the row.
         boxes, points: key in the record -> boxes or points as written.
         target: only ours; None if unreadable, with the reason in `truth_error`.
@@ -60,6 +67,7 @@ class Sample:
     record: Mapping[str, Any]
     prompt: str | None = None
     images: Sequence[str | bytes | None] = ()
+    image_key: str = ""
     size_wh: tuple[int, int] | None = None
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     points: dict[str, list[Point]] = field(default_factory=dict)
@@ -129,6 +137,8 @@ def samples_of(path: Path, layout: str, images_dir: Path | None = None) -> Itera
             yield RowError("malformed entry", f"{place}: {str(record)[:60]!r} is not an object; correct or remove it")
         else:
             unit, number = place.split()[-2:]
+            if path.suffix.lower() in TABLES:
+                record = {name: _read_cell(text) for name, text in record.items()}
             sample = Sample(str(path), int(number), unit, layout, record)
             if layout:
                 _read_ours(sample, is_plain)
@@ -187,12 +197,38 @@ def _read_broken_truth(sample: Sample) -> None:
 
 def _read_foreign(sample: Sample, images_dir: Path) -> None:
     record = sample.record
-    images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
-    images = images if isinstance(images, list) else [images]
-    sample.images = [_absolute(image, images_dir) for image in map(_image_of, images) if image]
+    sample.image_key, images = _find_images(record, images_dir)
+    sample.images = [_absolute(image, images_dir) for image in images]
     sample.prompt, sample.size_wh = _prompt_of(record), _size_of(record)
     sample.boxes = _found_in(record, "", _read_boxes)
+    corners = ((names, [record.get(name) for name in names.split(",")]) for names in _CORNERS)
+    sample.boxes |= next(({names: found} for names, box in corners if (found := _read_boxes(box))), {})
     sample.points = _found_in(record, "", _read_points, in_lists=False)
+
+
+def _find_images(record: Mapping[str, Any], images_dir: Path) -> tuple[str, list[str | bytes]]:
+    """Find the column of images, by its name, else by its values: names of files that are there, or of images."""
+    for key in (*IMAGE_KEYS, *record):
+        value = record.get(key)
+        images = [image for image in map(_image_of, value if isinstance(value, list) else [value]) if image]
+        if images and (key in IMAGE_KEYS or all(_is_image(image, images_dir) for image in images)):
+            return key, images
+    return "", []
+
+
+def _is_image(value: str | bytes, images_dir: Path) -> bool:
+    if isinstance(value, bytes):
+        return True
+    is_named_so = value.lower().endswith(tuple(IMAGE_SUFFIXES)) and "://" not in value
+    return is_named_so or os.path.isfile(os.path.join(images_dir, value))
+
+
+def _read_cell(text: str) -> str | int | float:
+    """A number of a table as a number."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _absolute(image: str | bytes, images_dir: Path) -> str | bytes:
@@ -219,7 +255,8 @@ def _size_of(record: Any) -> tuple[int, int] | None:
     if not isinstance(record, Mapping):
         return None
     candidates = [record.get("size_wh"), record.get("img_size")]
-    candidates += [[record.get(key) for key in keys] for keys in _SIZE_KEYS]
+    keys_of_image = () if {"x", "y"} <= record.keys() else SIZE_KEYS  # else width and height are a box's
+    candidates += [[record.get(key) for key in keys] for keys in keys_of_image]
     for size in candidates:
         if _is_numbers(size, 2) and all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
             return int(size[0]), int(size[1])

@@ -36,7 +36,8 @@ class Census:
         boxes: key in the record -> (boxes, sizes of their images), as written.
         points: key in the record -> statistics of its points.
         tallies: counts by value: labels of objects, answers of text rows, rows without objects by task ...
-        columns: of the first row of a foreign file; `a.b` for nested keys.
+        columns: of the first row of a foreign file, with its value; `a.b` for nested keys.
+        image_key: its column of images, or "".
     """
 
     file: str
@@ -45,7 +46,8 @@ class Census:
     boxes: dict[str, tuple[list[Box], list[tuple[int, int]]]] = field(default_factory=dict)
     points: dict[str, PointEvidence] = field(default_factory=dict)
     tallies: dict[str, Counter[Any]] = field(default_factory=lambda: {name: Counter() for name in TALLIES})
-    columns: frozenset[str] = frozenset()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    image_key: str = ""
 
     def add(self, sample: Sample) -> None:
         """Count a row."""
@@ -53,8 +55,12 @@ class Census:
         self.tallies["splits"][sample.split] += 1
         self.tallies["data sources"][sample.data_source] += 1
         if self.n_rows == 1 and not self.layout:
-            inner = {f"{key}.{it}" for key, value in sample.info.items() if isinstance(value, Mapping) for it in value}
-            self.columns = frozenset(inner | set(map(str, sample.info)))
+            nested = ((key, value) for key, value in sample.info.items() if isinstance(value, Mapping))
+            inner = {f"{key}.{name}": it for key, value in nested for name, it in value.items()}
+            self.columns, self.image_key = (
+                {**inner, **{str(key): it for key, it in sample.info.items()}},
+                sample.image_key,
+            )
         self._add_boxes(sample)
         target = sample.target
         if target is None:
@@ -65,17 +71,19 @@ class Census:
             self.tallies["counts"][target.count] += 1
         if target.task == "text" and target.answer is not None:
             self.tallies["answers"][target.answer] += 1
-        if target.task != "text" and not target.n_objects and not target.count:
+        if target.task not in ("text", "counting") and not target.n_objects:  # a count of 0 is a count as any other
             self.tallies["empty"][target.task] += 1
 
     def _add_boxes(self, sample: Sample) -> None:
+        for place in sample.boxes:
+            self.boxes.setdefault(place, ([], []))
         size_wh = sample.size_wh
         if size_wh is None and sample.image is not None:
             size_wh = inspect_image(sample.image).size_wh
         if size_wh is None:
             return
         for place, boxes in sample.boxes.items():
-            known, sizes = self.boxes.setdefault(place, ([], []))
+            known, sizes = self.boxes[place]
             if len(known) < MAX_BOXES:
                 known += (sound := [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)])
                 sizes += [size_wh] * len(sound)
@@ -105,9 +113,12 @@ def convention_problems(census: Census) -> Iterator[Problem]:
     """Report wrong coordinates in our rows, and the likely convention of foreign ones."""
     for place, (boxes, sizes) in census.boxes.items():
         if not census.layout:
+            guessed = (
+                f"format not checked: the image of {len(boxes)} boxes has a known size, {FEWEST} needed (--images-dir)"
+            )
             if len(boxes) >= FEWEST:
-                guessed = f"{place}: {best_convention(boxes, sizes)}"
-                yield Problem(census.file, None, guessed, "coordinates", Severity.NOTE)
+                guessed = best_convention(boxes, sizes)
+            yield Problem(census.file, None, f"{place}: {guessed}", "coordinates", Severity.NOTE)
             continue
         guess = better_convention(OURS, boxes, sizes)
         if guess is not None:

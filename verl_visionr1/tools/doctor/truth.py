@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from verl_visionr1.conversion.tokens import boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.conversion.tokens import answer_tokens, image_tokens, prompt_tokens
 from verl_visionr1.files import RowError
 from verl_visionr1.images import EmbeddedImage, read_size
 from verl_visionr1.targets import Target, normalize_label
@@ -20,6 +20,8 @@ from verl_visionr1.tools.doctor.samples import MAX_SIDE, Sample
 
 ASKS_FOR_NONE = ("none", "no such", "[]", "there is no", "not in the image", "answer 0", "output 0")
 """Words of a prompt that explain how to answer without objects."""
+USUAL_PROMPT = 1024
+"""`data.max_prompt_length` of the recipes: longer prompts are noted."""
 _HEAD = 1 << 16  # bytes at the start and end of a file that identify it
 
 
@@ -29,7 +31,7 @@ class Scope:
 
     Attributes:
         max_response: `data.max_response_length`.
-        max_prompt: `data.max_prompt_length`, image included; None: not checked.
+        max_prompt: `data.max_prompt_length`, image included; None: not known, `USUAL_PROMPT` is noted.
         family: model family whose image tokens are counted.
         images: open the image files (their headers).
         images_dir: folder that the images of foreign files are relative to.
@@ -54,7 +56,7 @@ def truth_problems(sample: Sample, scope: Scope) -> Iterator[Problem]:
     if max(target.size_wh) >= MAX_SIDE:
         reason = f"size_wh = {str(target.size_wh)[:60]}: no image has it; correct it, or convert it again"
         yield sample.problem("another size", reason)
-    if target.task != "text" and not target.n_objects and not target.count:
+    if target.task not in ("text", "counting") and not target.n_objects:
         yield from _empty_problems(sample)
     if target.task not in ("counting", "text"):
         yield from _label_problems(sample, target)
@@ -108,21 +110,23 @@ def _label_problems(sample: Sample, target: Target) -> Iterator[Problem]:
 
 
 def _budget_problems(sample: Sample, target: Target, scope: Scope) -> Iterator[Problem]:
-    if target.answer is not None or target.task == "counting":
-        needed = text_tokens(target.answer if target.answer is not None else str(target.count))
-    else:
-        needed = boxes_answer_tokens(target.boxes_xyxy or [(*xy, *xy) for xy in target.points_xy], target.labels)
+    needed = answer_tokens(target)
     if needed > scope.max_response:
         reason = f"the right answer takes about {needed} tokens ({target.n_objects} objects), the response allows"
         advice = "raise data.max_response_length, or convert with a lower --max-instances"
         yield sample.problem("answer too long", f"{reason} {scope.max_response}; {advice}", Severity.WARNING)
-    if scope.max_prompt is not None and sample.size_wh is not None:
+    if sample.size_wh is not None:
+        limit = scope.max_prompt or USUAL_PROMPT
         image = image_tokens(sample.size_wh, scope.family) * len(sample.images)
         n_tokens = prompt_tokens(sample.prompt or "") + image
-        if n_tokens > scope.max_prompt:
-            reason = f"the prompt takes about {n_tokens} tokens ({image} of {scope.family} for the image), the run"
-            advice = "raise data.max_prompt_length, or lower max_pixels in data.mm_processor_kwargs"
-            yield sample.problem("prompt too long", f"{reason} allows {scope.max_prompt}; {advice}")
+        if n_tokens > limit:
+            reason = (
+                f"the prompt takes about {n_tokens} tokens, {image} of them for the image in {scope.family}: more than"
+            )
+            advice = "set it higher, or lower max_pixels in data.mm_processor_kwargs"
+            severity = Severity.NOTE if scope.max_prompt is None else Severity.ERROR
+            reason = f"{reason} data.max_prompt_length={limit} (--max-prompt); {advice}"
+            yield sample.problem("prompt too long", reason, severity)
 
 
 # ---------------------------------------------------------------------------------------------- images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -168,6 +169,18 @@ def shape_of_size(params: float, vision_params: float | None = None) -> Shape:
     return replace(nearest, params=params, vision_params=vision)
 
 
+def shape_of_model(model: str) -> Shape:
+    """The shape of a local folder (`shape_of_folder`), or of a published model by its name on the hub.
+
+    >>> shape_of_model("Qwen/Qwen2.5-VL-72B-Instruct").name
+    'Qwen2.5-VL-72B'
+    """
+    folder, name = Path(model).expanduser(), re.sub("-(Instruct|Thinking)$", "", model.rpartition("/")[2])
+    if not folder.is_dir() and name in KNOWN:
+        return KNOWN[name]
+    return shape_of_folder(folder)
+
+
 def shape_of_folder(folder: Path) -> Shape:
     """The shape of a local Hugging Face model, with the parameters that its safetensors files hold.
 
@@ -198,7 +211,8 @@ def shape_of_folder(folder: Path) -> Shape:
             linear=_linear_attention(text),
         )
     except OSError:
-        raise PlanError(f"{folder}: no config.json; give a local model folder, or --params") from None
+        known = ", ".join(KNOWN)
+        raise PlanError(f"{folder}: no config.json; give a local model folder, one of {known}, or --params") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise PlanError(f"{file}: not a language model of a known kind ({error}); give --params") from None
     total, vision_total = _read_counts(folder)

@@ -16,6 +16,9 @@ from verl_visionr1.tools.plan.memory import Part, total
 ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
 REF = "actor_rollout_ref.ref"
 
+LARGE_HOST_GB = 128
+"""More host memory per node than this is remarked on if the machine's own is not given."""
+
 Override: TypeAlias = tuple[str, object, str]
 """Key of verl, value and reason."""
 
@@ -104,6 +107,9 @@ def _remarks(plan: Plan) -> Iterator[str]:
         )
     if 2 * plan.sequences < plan.wanted:
         yield f"vLLM's cache holds {plan.sequences} of {plan.wanted} sequences at once: generation runs in rounds"
+    host_gb = total(plan.step.host())
+    if plan.step.machine.host_gb is None and host_gb > LARGE_HOST_GB:
+        yield f"needs {host_gb:.0f} GB of host memory per node, which is not checked; give yours: --host-memory GB"
     if plan.step.settings.offload_always:
         yield "Adam runs on the CPU: more GPUs, or LoRA, would be much faster"
 
