@@ -61,15 +61,17 @@ def test_an_empty_table_has_no_notes() -> None:
     assert (routed_of(table, OWN), range_notes(table)) == ({}, [])
 
 
-BIG = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[300, 300, 600, 450]], labels=["cat"])
+BIG = Target(
+    task="detection", size_wh=(640, 480), boxes_xyxy=[[300, 300, 600, 450]], labels=["cat"], categories=["cat", "bird"]
+)
 EMPTY = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[], labels=[])
 DOG = '[{"bbox_2d": [469, 625, 938, 938], "label": "dog"}]'
 NO_KEY = '[{"box": [100, 100, 200, 200], "label": "cat"}]'
 
 
-def command(name: str, folder: Path, frame: str, *texts: str, target: Target = CAT, saved: float = 1 / 3) -> Result:
+def command(name: str, folder: Path, frame: str, *texts: str, target: Target = CAT) -> Result:
     """Run a command on a dump, with a run record if there is a frame."""
-    rows = ({"output": text, "gts": target.to_json(), "score": saved, "uid": f"{i}"} for i, text in enumerate(texts))
+    rows = ({"output": text, "gts": target.to_json(), "score": 1 / 3, "uid": f"{i}"} for i, text in enumerate(texts))
     path = dump(folder / "1.jsonl", *rows)
     if frame:
         write_run(Start(presets=[preset_to_dict(PRESETS["visionr1"])], frame=frame, checkpoint_dir=str(folder)))

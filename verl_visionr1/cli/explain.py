@@ -29,7 +29,7 @@ from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rewards.base import CriterionError
 from verl_visionr1.rollouts.columns import Columns
 from verl_visionr1.rollouts.inference import sample_of
-from verl_visionr1.rollouts.judging import EQUAL, Judging
+from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment
 from verl_visionr1.rollouts.records import Rollout, read_rollouts
 from verl_visionr1.tools.explain.causes import count_causes, describe_causes
 from verl_visionr1.tools.explain.completion import (
@@ -93,7 +93,7 @@ def explain(
             rollout = _saved_rollout(path, row, columns, setup)
             rollout = rollout if answer is None else answered_with(answer, rollout)
         else:
-            setup = ScoringSetup(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
+            setup = _setup_without_run(options, is_row=path is not None)
             rollout = _given_rollout(path, row, answer, target, columns)
         explanation = _explain(rollout, setup.judging, preset)
         notes += setup.notes
@@ -109,6 +109,15 @@ def explain(
     else:
         _print(explanation, rollout, draw)
     given.say(notes)
+
+
+def _setup_without_run(options: Options, *, is_row: bool) -> ScoringSetup:
+    """How an answer without a run is scored: one to a row of training data as at the start of training."""
+    judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), ()
+    if is_row and options.moment is None:
+        judging = replace(judging, moment=Moment(progress=0.0))
+        notes = ("no run: thresholds of the start of training; --progress or --stage chooses others",)
+    return ScoringSetup(override(judging, options), notes)
 
 
 def _typical_row(path: Path, columns: Columns, setup: ScoringSetup) -> tuple[int, str]:
