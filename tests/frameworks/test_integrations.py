@@ -118,7 +118,7 @@ def test_a_missing_step_is_an_error_where_thresholds_move(call: Callable[[], obj
 
 
 def test_a_missing_step_names_the_setting_of_that_preset() -> None:
-    routes = {"task": {"grounding": "visionr1-size-aware"}}
+    routes = {"task": {"detection": "visionr1-size-aware"}}
     for settings, fix in (({}, "schedule={kind: off}"), ({"routes": routes}, "base: visionr1-size-aware")):
         with pytest.raises(MissingStepError, match=fix):
             by_verl(LOOSE, frame="qwen3-vl", total_steps=10, **settings)

@@ -87,8 +87,9 @@ NOTED = {
     "wrong labels in another frame": (("original", DOG), {"target": BIG}, "--frame qwen3-vl gives", True),
     "wrong labels without a record": (("", DOG), {"target": BIG}, "assumed frame qwen3-vl", True),
     "no object without a record": (("", DOG), {"target": EMPTY}, "assumed frame qwen3-vl", True),
-    "no object": (("original", PERFECT), {"target": EMPTY}, "1 of 1 rows have no object", True),
-    "objects": (("original", PERFECT), {}, "have no object", False),
+    "no object": (("original", *[PERFECT] * 10), {"target": EMPTY}, "10 of 10 rows examined have no object", True),
+    "no object in a row": (("original", PERFECT), {"target": EMPTY}, "no object", False),
+    "objects": (("original", PERFECT), {}, "no object", False),
 }
 
 

@@ -32,7 +32,8 @@ def preset(
         raise stop("preset", error) from None
     if "thresholds" not in found.looks_at:
         typer.echo("# no thresholds: none of its criteria uses them")
-        plain.pop("schedule")
+        own = plain.pop("schedule")
+        plain |= {} if len(own.get("stages", ())) > 1 else {"schedule": {"kind": "off"}}
     typer.echo(msgspec.yaml.encode(plain).decode(), nl=False)
 
 

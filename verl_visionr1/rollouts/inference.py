@@ -35,6 +35,7 @@ LEAST_VALUES = 2  # least number of distinct saved rewards: equal rewards are no
 BETTER = 0.2  # least gain of a frame, or in the reproduced share of saved rewards, for a note
 MANY_OUTSIDE = 0.5  # share of answers with a box outside the frame from which the frame is doubted
 MANY_EMPTY = 0.9  # share of rows without an object from which the ground truth is doubted
+LEAST_ROWS = 10  # with fewer rows it is not
 FINE = 0.99  # share of equal rewards from which no hint is given
 RUN_FILE = "visionr1_run.json"  # the run record of the plug-in, see `rollouts.run`
 
@@ -146,10 +147,10 @@ def truth_note(sample: list[Rollout]) -> str:
     """Say that nearly no row has an object, so that no prediction can be right; "" if enough rows have one."""
     targets = [rollout.target for rollout in sample if rollout.target.task in (*BOX_TASKS, "pointing")]
     n_empty = sum(not target.n_objects for target in targets)
-    if n_empty <= MANY_EMPTY * len(targets):
+    if len(targets) < LEAST_ROWS or n_empty <= MANY_EMPTY * len(targets):
         return ""
     return (
-        f"{n_empty} of {len(targets)} rows have no object, so that every box is a false alarm: "
+        f"{n_empty} of {len(targets)} rows examined have no object, so that every prediction is a false alarm: "
         "is the ground truth right? visionr1 doctor checks the training data"
     )
 
