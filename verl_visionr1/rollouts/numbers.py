@@ -121,7 +121,8 @@ def describe_groups(numbers: Numbers) -> list[str]:
     """One line if no prompt has several answers, as in validation."""
     if numbers.n_groups:
         return []
-    return ["one answer per prompt, as in validation: groups can be judged only in training answers (rollout_data_dir)"]
+    training = "training answers (trainer.rollout_data_dir)"
+    return [f"one answer per prompt, as in validation: only {training} have groups to compare"]
 
 
 def range_notes(table: Judged) -> list[str]:
