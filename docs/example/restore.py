@@ -89,4 +89,6 @@ def _run(*words: object) -> None:
 
 
 if __name__ == "__main__":
-    print(restore(Path(sys.argv[1])))
+    run_dir = Path(sys.argv[1])
+    print(restore(run_dir))
+    print(f"next: visionr1 report {run_dir}; visionr1 score {run_dir}; visionr1 gallery {run_dir}")

@@ -130,6 +130,13 @@ def test_a_missing_step_is_an_error_where_thresholds_move(call: Callable[[], obj
         call()
 
 
+def test_a_missing_step_names_the_setting_of_that_preset() -> None:
+    routes = {"task": {"detection": "visionr1-size-aware"}}
+    for settings, fix in (({}, "schedule={kind: off}"), ({"routes": routes}, "base: visionr1-size-aware")):
+        with pytest.raises(MissingStepError, match=fix):
+            by_verl(LOOSE, frame="qwen3-vl", total_steps=10, **settings)
+
+
 STEPLESS = {
     "off": ({"schedule": {"kind": "off"}}, None, None, -1),
     "what YAML makes of off": ({"schedule": {"kind": False}}, None, None, -1),

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from verl_visionr1 import cli
+from verl_visionr1 import PRESETS, cli
 from verl_visionr1.cli import app
+from verl_visionr1.rewards import find_preset
 from verl_visionr1.runtime import check
 
 
@@ -71,15 +73,47 @@ def test_a_missing_file_exits_2_and_is_named(words: tuple[str, ...], tmp_path) -
     assert "missing" in done.output.replace("\n", "")
 
 
-def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [("report", "matplotlib.figure", "tools"), ("convert", "PIL", "data"), ("reshard", "torch", "gpu")],
+)
+def test_a_missing_package_is_one_line(
+    command: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def missing() -> None:
-        raise ModuleNotFoundError("no", name="matplotlib.figure")
+        raise ModuleNotFoundError("no", name=module)
 
     monkeypatch.setattr(cli, "app", missing)
-    monkeypatch.setattr(sys, "argv", ["visionr1", "report"])
+    monkeypatch.setattr(sys, "argv", ["visionr1", command])
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    assert capsys.readouterr().err == "visionr1: this needs matplotlib: pip install 'verl-visionr1[tools]'\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"[{extra}]" in line
+
+
+def test_a_submodule_that_is_not_there_is_no_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("no", name="verl.trainer.of_another_version")
+
+    monkeypatch.setattr(cli, "app", missing)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+def test_presets_are_listed_in_lines_of_80_characters() -> None:
+    lines = run("preset").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert set(PRESETS) <= {line.split()[0] for line in lines}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_printed_preset_has_thresholds_only_if_it_uses_them(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "preset.yaml"
+    file.write_text(run("preset", name).stdout)
+    assert find_preset(str(file)) == PRESETS[name]
+    has_thresholds = "thresholds" in PRESETS[name].looks_at
+    assert ("match_iou" in file.read_text()) is has_thresholds
+    assert ("match IoU" in run("schedule", "--preset", name).stdout) is has_thresholds
 
 
 @pytest.mark.verl

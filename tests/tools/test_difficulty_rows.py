@@ -94,7 +94,7 @@ def test_a_truth_that_the_data_do_not_have(tmp_path: Path) -> None:
     report = filtered_by(write_dump(tmp_path / "1.jsonl", rollouts), [file])
     assert (report.rollouts["found"], report.rollouts["not_in_data"]) == (4, 4)
     (note,) = report.notes
-    assert note.startswith("4 rollouts have a ground truth that is not in --data")
+    assert note.startswith("4 rollouts have a ground truth that is not in ")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,18 @@ def test_an_answer_of_ones_own_to_a_row_of_a_run_is_judged_as_the_run_judges(tmp
         assert (found["value"], found["saved"]) == (pytest.approx(wanted.value), None)
 
 
+def test_an_answer_to_a_row_without_a_run_is_judged_as_at_the_start_of_training(tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text(dump_row("[]") + "\n")
+    asked = (tmp_path / "1.jsonl", "--row", 1, "--text", LOOSE, "--json")
+    for options, wanted in (((), 0.0), (("--progress", 1), 1.0), (("--progress", "off"), None)):
+        done = run(*asked, *options)
+        value = score(LOOSE, TARGET, preset="visionr1", progress=wanted).value
+        assert json.loads(done.stdout)["value"] == pytest.approx(value)
+        assert ("no run: " in done.stderr) is (not options)
+    failed = run("--text", "[]", "--target", TARGET.to_json(), "--total-steps", 9)
+    assert (failed.exit_code, ":0" in failed.stderr, "--progress" in failed.stderr) == (2, False, True)
+
+
 def test_an_easier_stage_is_advised_only_where_there_is_none() -> None:
     assert "easier stage" not in str(explained(LOOSE, progress=1.0).cause)
     assert "easier stage" in str(explained(said(((200, 100, 580, 400), "cat"), (DOG, "dog")), progress=0.0).cause)
@@ -153,7 +165,7 @@ def test_whatever_was_predicted_can_be_drawn(text: str, tmp_path: Path) -> None:
 
 
 def test_without_an_image_there_is_nothing_to_draw_on(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match="has no image"):
+    with pytest.raises(RowsError, match="image"):
         draw(explained("x", Target(task="text", answer="x"), "text-exact"), tmp_path / "out.png")
     with pytest.raises(RowsError, match="cannot write"):
         draw(explained("[]"), tmp_path / "no" / "out.png")

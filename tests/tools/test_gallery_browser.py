@@ -110,6 +110,16 @@ def test_a_tile_says_what_its_rollout_scored(page: Page, gallery: Gallery) -> No
     page.wait("[...document.querySelectorAll('.card img')].every((img) => img.complete && img.naturalWidth === 320)")
 
 
+def test_prompts_with_one_answer_stand_side_by_side(page: Page, gallery: Gallery, tmp_path: Path) -> None:
+    tops = "[...document.querySelectorAll('.card')].slice(0, 2).map((card) => card.offsetTop)"
+    page.open(gallery.file, until=SHOWN)
+    assert len(set(page.evaluate(tops))) == 2
+    rows = [{"input": f"Locate {i}.", "uid": f"{i}"} for i in range(3)]
+    write_gallery([dump(tmp_path / "1.jsonl", *rows)], tmp_path / "page.html", Settings(JUDGING))
+    page.open(tmp_path / "page.html", until=SHOWN)
+    assert len(set(page.evaluate(tops))) == 1
+
+
 def test_filters_in_the_address(page: Page, gallery: Gallery) -> None:
     payload = gallery.payload
     trained = [(group, samples) for group, samples in groups_of(gallery) if group["n_all"] > 1]

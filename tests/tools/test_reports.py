@@ -13,14 +13,18 @@ from pathlib import Path
 import msgspec
 import pytest
 from rich.console import Console
+from scored import rollout
 from typer.testing import CliRunner
 from validated_runs import SOURCE, make_dump, make_targets, make_validated_run
 
 from verl_visionr1 import PRESETS
 from verl_visionr1.cli import app
+from verl_visionr1.rewards import Score
 from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.bootstrap import Estimate
 from verl_visionr1.rollouts.inference import RUN_FILE
+from verl_visionr1.rollouts.judged import TableBuilder
+from verl_visionr1.rollouts.numbers import numbers_of
 from verl_visionr1.rollouts.page import LOCK, PAGE, describe_page, wait_for_page
 from verl_visionr1.rollouts.run import Run, Start
 from verl_visionr1.tools.runs.figure import axis_range, find_switches, smooth, split_by_stage
@@ -73,6 +77,22 @@ def test_rows_are_paired_by_prompt_whatever_their_uid_and_order(tmp_path: Path) 
     assert read_validation(tmp_path / "1.jsonl") == after
     (fewer,) = compare(before, write(tmp_path, 2, rows[:15]))
     assert fewer.n == 15, "prompts of both"
+
+
+def test_one_mean_is_rounded_alike_in_all_tools() -> None:
+    values = [7 / 9] * 77 + [0.77] * 123
+    table = TableBuilder()
+    for value in values:
+        table.add(rollout("[]"), PRESETS["visionr1"], Score(value, {}))
+    assert numbers_of(table.table()).reward == round(math.fsum(values) / len(values), 12)
+
+
+def test_a_single_validation_is_named(run_dir: Path) -> None:
+    for steps, named in (((), "no validation"), ((4,), "step 4")):
+        found = compare_run(
+            run_dir, {step: read_validation(run_dir / "validation" / f"{step}.jsonl") for step in steps}
+        )
+        assert (found.sections, named in found.notes[0]) == ((), True)
 
 
 def test_means_are_those_that_verl_logs(run_dir: Path, validations: dict[int, Validation]) -> None:

@@ -35,6 +35,8 @@ COMMANDS = (
 )
 OPTIONAL = {"PIL": "pillow", **{name: name for name in ("defusedxml", "jinja2", "matplotlib", "pyarrow", "scipy")}}
 """Packages needed only by some options, by import name."""
+TRAINING = ("torch", "verl", "ray", "omegaconf", "hydra", "tensordict", "transformers", "huggingface_hub", "datasets")
+"""Packages of training, needed by some commands."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -78,8 +80,11 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in OPTIONAL:
+        if package not in OPTIONAL and error.name not in TRAINING:
             raise
-        extra = "data" if sys.argv[1:2] == ["convert"] else "tools"
-        typer.echo(f"visionr1: this needs {OPTIONAL[package]}: pip install 'verl-visionr1[{extra}]'", err=True)
+        extra, note = ("data" if sys.argv[1:2] == ["convert"] else "tools"), ""
+        if package in TRAINING:
+            extra, note = "gpu", " (without a GPU: [cpu])"
+        install = f"pip install 'verl-visionr1[{extra}]'{note}"
+        typer.echo(f"visionr1: this needs {OPTIONAL.get(package, package)}: {install}", err=True)
         raise SystemExit(2) from None

@@ -47,3 +47,4 @@ def dry_run(
         raise typer.Exit(1)
     unseen = "; the notes say what was not checked" if found.notes else ""
     console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
+    console.print(Text("to train: python -m verl.trainer.main_ppo with these arguments (a recipe: without --dry-run)"))

@@ -28,8 +28,10 @@ from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rewards.base import CriterionError
 from verl_visionr1.rollouts.columns import Columns
-from verl_visionr1.rollouts.judging import EQUAL, Judging
-from verl_visionr1.rollouts.records import Rollout
+from verl_visionr1.rollouts.inference import sample_of
+from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment
+from verl_visionr1.rollouts.records import Rollout, read_rollouts
+from verl_visionr1.tools.explain.causes import count_causes, describe_causes
 from verl_visionr1.tools.explain.completion import (
     answered_with,
     choose_dump,
@@ -43,6 +45,7 @@ from verl_visionr1.tools.explain.explanation import Explanation
 from verl_visionr1.tools.explain.explanation import explain as explain_completion
 from verl_visionr1.tools.explain.page import page_of
 
+NEEDS_ROW = "needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)"
 PLAIN_WIDTH = 160
 """Width without a terminal."""
 
@@ -53,10 +56,13 @@ def explain(
         str | None,
         typer.Argument(
             metavar="[RUN_DIR|DUMP]",
-            help="a run or a dump with --row, or data with --row and --text",
+            help="a run or a dump, or data with --row and --text",
         ),
     ] = None,
-    row: Annotated[int | None, typer.Option(help="line of a .jsonl (from 1), row of a .parquet (from 0)")] = None,
+    row: Annotated[
+        int | None,
+        typer.Option(help="line of a .jsonl (from 1), row of a .parquet (from 0); default: one of the commonest cause"),
+    ] = None,
     step: Annotated[int | None, typer.Option(help="the step of a run; default: its last")] = None,
     text: Annotated[str | None, typer.Option(help="the completion")] = None,
     text_file: Annotated[Path | None, typer.Option(help="a file with the completion")] = None,
@@ -76,19 +82,19 @@ def explain(
         answer = text if text_file is None else read_text(text_file)
         path, notes = None, list[str]()
         if source is not None:
-            if row is None:
-                needed = "needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)"
-                raise RowsError(f"{source}: {needed}")
             path, notes = choose_dump(Path(source), step)
         if path is not None and target is not None:
             raise RowsError(f"--target: {path}, row {row} has a ground truth; give one of them")
         if path is not None and (answer is None or is_described(path)):
             setup = judging_for([path], options, columns)
-            rollout = _saved_rollout(path, row or 0, columns, setup)
+            if row is None and answer is None:
+                row, why = _typical_row(path, columns, setup)
+                notes.append(why)
+            rollout = _saved_rollout(path, row, columns, setup)
             rollout = rollout if answer is None else answered_with(answer, rollout)
         else:
-            setup = ScoringSetup(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
-            rollout = _given_rollout(path, row or 0, answer, target, columns)
+            setup = _setup_without_run(options, is_row=path is not None)
+            rollout = _given_rollout(path, row, answer, target, columns)
         explanation = _explain(rollout, setup.judging, preset)
         notes += setup.notes
         if draw is not None:
@@ -103,18 +109,43 @@ def explain(
     given.say(notes)
 
 
-def _saved_rollout(path: Path, row: int, columns: Columns, setup: ScoringSetup) -> Rollout:
+def _setup_without_run(options: Options, *, is_row: bool) -> ScoringSetup:
+    """How an answer without a run is scored: one to a row of training data as at the start of training."""
+    judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), ()
+    if is_row and options.moment is None:
+        judging = replace(judging, moment=Moment(progress=0.0))
+        notes = ("no run: thresholds of the start of training; --progress or --stage chooses others",)
+    return ScoringSetup(override(judging, options), notes)
+
+
+def _typical_row(path: Path, columns: Columns, setup: ScoringSetup) -> tuple[int, str]:
+    """Choose a row with the most frequent cause of lost reward; with a note on the choice."""
+    sample = sample_of(read_rollouts([path], columns=columns, on_error="skip"))
+    causes = count_causes(sample, setup.judging)
+    if not causes:
+        raise RowsError(f"{path}: {'no row loses reward' if sample else 'no answer in it'}; {NEEDS_ROW}")
+    row = causes[0].row
+    return row, f"row {row} is explained ({describe_causes(causes, len(sample))}); --row N chooses another"
+
+
+def _saved_rollout(path: Path, row: int | None, columns: Columns, setup: ScoringSetup) -> Rollout:
     """Read one answer of a dump."""
+    if row is None:
+        raise RowsError(f"{path}: {NEEDS_ROW}")
     routes = setup.judging.routes
     names, keeps_rows = setup.validation_names, routes is not None and bool(routes.column)
     return rollout_at(path, row, columns, validation_names=names, keeps_rows=keeps_rows)
 
 
-def _given_rollout(path: Path | None, row: int, answer: str | None, target: str | None, columns: Columns) -> Rollout:
+def _given_rollout(
+    path: Path | None, row: int | None, answer: str | None, target: str | None, columns: Columns
+) -> Rollout:
     """Make a rollout of a given text: an answer to a row's question, or to a target."""
     if answer is None:
         raise RowsError("no answer: needs RUN_DIR --row N, DUMP --row N, --text or --text-file")
     if path is not None:
+        if row is None:
+            raise RowsError(f"{path}: {NEEDS_ROW}")
         return rollout_for(answer, path, row, columns)
     if target is None:
         raise RowsError("--target: needs the ground truth, as JSON or as a file")

@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -45,12 +44,13 @@ def gallery(
     settings = Settings(
         setup.judging,
         data=tuple(data or setup.data),
+        data_name="--data" if data else setup.data_name,
         title=title,
         limit=limit,
         side=side,
         has_causes=causes,
         validation_names=tuple(setup.validation_names),
-        options=_explain_options(options),
+        options=options.for_explain("progress", "total_steps").strip(),
         columns=columns,
         on_error=on_error,
     )
@@ -64,11 +64,3 @@ def gallery(
         f"{out}: {written.n_rollouts:,}{part} rollouts of {written.n_prompts:,} prompts, "
         f"{written.n_images:,} images, {written.n_bytes / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
     )
-
-
-def _explain_options(options: Options) -> str:
-    """The same options for `visionr1 explain`; the page adds the progress of each row."""
-    pairs = [(name, value) for name, _, value in (it.partition(" ") for it in options.named)]
-    kept = [(name, value) for name, value in pairs if name not in ("--progress", "--total-steps", "--route")]
-    kept += [("--route", route) for route in options.route or ()]
-    return " ".join(f"{name} {quote(value)}" for name, value in kept)

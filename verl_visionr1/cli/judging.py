@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, get_type_hints
 
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.rollouts import option
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
-from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, frame_note, infer, sample_of
+from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, frame_note, infer, sample_of, truth_note
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing
 from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Columns, Rollout, read_rollouts
@@ -69,6 +71,12 @@ class Options:
         found["route"] = " ".join(self.route) if self.route else None
         return [f"--{name.replace('_', '-')} {value}" for name, value in found.items() if value is not None]
 
+    def for_explain(self, *without: str) -> str:
+        """The given options for `visionr1 explain` in a shell, each after a blank; `without` some fields."""
+        given = {name: getattr(self, name) for name in self.__slots__ if name not in without}
+        pairs = [(name, one) for name, value in given.items() for one in (value if name == "route" else [value]) or ()]
+        return "".join(f" --{n.replace('_', '-')} {quote(str(value))}" for n, value in pairs if value is not None)
+
 
 NO_OPTIONS = Options()
 STAGE = Annotated[int | None, option("--stage", "stage of the schedule, from 0, for all rows")]
@@ -119,6 +127,11 @@ class ScoringSetup:
         return [Path(file) for file in files if file.endswith(".parquet") and Path(file).is_file()]
 
     @property
+    def data_name(self) -> str:
+        """How a note names the data files: those of the run."""
+        return f"the run's data files ({', '.join(path.name for path in self.data)})" if self.data else "--data"
+
+    @property
     def validation_names(self) -> list[str]:
         """Names of the run's folders of validation dumps."""
         folder = None if self.run is None else self.run.last.validation_dir
@@ -137,8 +150,7 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         file, run = found
         judging = override(run.judging(), options)
         notes = [f"{file}: {run.last.describe()}", *(f"{option}: overrides the run's own" for option in options.named)]
-        if options.frame is not None:
-            notes += _frame_notes(_sample(paths, columns), judging)
+        notes += _sample_notes(_sample(paths, columns), judging)
         return ScoringSetup(judging, tuple(notes), run, tuple(options.named))
     judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), []
     chosen = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
@@ -158,7 +170,7 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         }
         words = ", ".join(text for name, text in assumed.items() if name not in fixed)
         notes.append("; ".join([f"no {RUN_FILE}: assumed {words}", *inferred.notes]))
-    return ScoringSetup(judging, (*notes, *_frame_notes(sample, judging)))
+    return ScoringSetup(judging, (*notes, *_sample_notes(sample, judging)))
 
 
 def is_described(path: Path) -> bool:
@@ -194,11 +206,12 @@ def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) ->
     ]
 
 
-def _frame_notes(sample: list[Rollout], judging: Judging) -> list[str]:
-    try:
-        return list(filter(None, [frame_note(sample, judging)]))
-    except ValueError:  # the frame needs an unknown size, or a criterion failed: scoring reports it
-        return []
+def _sample_notes(sample: list[Rollout], judging: Judging) -> list[str]:
+    """Notes that the ground truth, or the frame, does not fit the answers."""
+    notes = [truth_note(sample)]
+    with suppress(ValueError):  # the frame needs an unknown size, or a criterion failed: scoring reports it
+        notes.append(frame_note(sample, judging))
+    return list(filter(None, notes))
 
 
 def _sample(paths: list[Path], columns: Columns | None) -> list[Rollout]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from verl_visionr1.rewards import Preset
-
-console = Console()
 
 
 def preset(
@@ -25,17 +21,26 @@ def preset(
     from verl_visionr1.rewards.composition import preset_to_dict
 
     if name is None:
-        console.print(_table(PRESETS))
+        typer.echo("\n".join(_lines(PRESETS)))
         return
-    plain = preset_to_dict(find_preset(name))
+    found = find_preset(name)
+    plain = preset_to_dict(found)
+    if "thresholds" not in found.looks_at:
+        typer.echo("# no thresholds: none of its criteria uses them")
+        own = plain.pop("schedule")
+        plain |= {} if len(own.get("stages", ())) > 1 else {"schedule": {"kind": "off"}}
     typer.echo(msgspec.yaml.encode(plain).decode(), nl=False)
 
 
-def _table(presets: Mapping[str, Preset]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("preset", "tasks", "criteria", "answer format", "source"):
-        table.add_column(column, overflow="fold", no_wrap=column == "preset")
+def _lines(presets: Mapping[str, Preset]) -> Iterator[str]:
+    """Presets by task, each in a line: name, answer format, criteria that count."""
+    by_tasks: dict[tuple[str, ...], list[Preset]] = {}
     for one in presets.values():
-        weights = ", ".join(name if w == 1 else f"{name} x{w:g}" for name, w in one.weights.items())
-        table.add_row(one.name, ", ".join(one.tasks), weights, one.answer_format, one.source)
-    return table
+        by_tasks.setdefault(one.tasks, []).append(one)
+    width = max(map(len, presets))
+    for tasks, some in by_tasks.items():
+        yield ", ".join(tasks)
+        for one in some:
+            weights = ", ".join(name if w == 1 else f"{name} x{w:g}" for name, w in one.weights.items() if w)
+            yield f"  {one.name:<{width}}  {one.answer_format:<17}  {weights}"
+    yield "visionr1 preset NAME prints one as YAML, with its source"

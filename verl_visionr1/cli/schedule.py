@@ -75,7 +75,11 @@ def schedule(
         plain |= {"off": asdict(changed.schedule.off), "rollouts": msgspec.to_builtins(found)}
         typer.echo(json.dumps(plain, indent=2))
         return
-    console.print(schedule_table(changed.schedule, f"{changed.name}: {kind or 'its own schedule'}", steps))
+    if "thresholds" not in changed.looks_at:
+        console.print(f"{changed.name}: no thresholds: none of its criteria uses them", soft_wrap=True, markup=False)
+        reason = None
+    else:
+        console.print(schedule_table(changed.schedule, f"{changed.name}: {kind or 'its own schedule'}", steps))
     if kind == "gated":
         console.print("gated: in training a gate ends each stage, not the progress shown here")
     if reason is not None:

@@ -6,11 +6,13 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, judging_for, takes
@@ -71,11 +73,12 @@ def score(
         typer.echo(json.dumps(plain if len(plain) > 1 else next(iter(plain.values())), indent=2))
         return
     console = Console()
+    words = options.for_explain() + "".join(f" --column {quote(one)}" for one in column or ())
     for name, report in reports.items():
         if len(reports) > 1:
             console.rule(name, align="left")
-        for part in view_of(report, setup.overrides):
-            console.print(part)
+        for part in view_of(report, setup.overrides, options=words, data="--data" if data else setup.data_name):
+            console.print(part, soft_wrap=isinstance(part, Text))  # a terminal wraps lines itself
 
 
 def _other(vs: str | None, judging: Judging) -> Judging | None:

@@ -192,9 +192,11 @@ class Scorer:
             context = context_at(0, total, n_steps=moment.total_steps, is_validation=True)
             return unknown, context.rule(schedule, validation)
         what = "total_steps = None" if total is None else "the training step is unknown"
+        fixed = "set schedule={kind: off} for fixed thresholds"
+        if preset is not self.routes.default:  # `schedule` is of the default preset
+            fixed = f"route its rows to a YAML file with `base: {preset.name}` and `schedule: {{kind: off}}`"
         raise MissingStepError(
-            f"{what}: preset {preset.name} tightens its thresholds during training; {self.step_advice}, or set "
-            "schedule = {kind: off} for fixed thresholds (in a preset file in routes for the default of another task)"
+            f"{what}: preset {preset.name} tightens its thresholds during training; {self.step_advice}, or {fixed}"
         )
 
 

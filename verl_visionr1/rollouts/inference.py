@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ import numpy as np
 from verl_visionr1.answers import Defect
 from verl_visionr1.criteria import iou_mean
 from verl_visionr1.frames import FRAMES
+from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset
-from verl_visionr1.rewards.base import BOX_TASKS
+from verl_visionr1.rewards.base import BOX_TASKS, CriterionInput
 from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment, Training
 from verl_visionr1.rollouts.numbers import Saved
 from verl_visionr1.rollouts.records import Rollout
@@ -32,6 +34,8 @@ ENOUGH = 0.9  # least share of the sample that inferred settings must reproduce
 LEAST_VALUES = 2  # least number of distinct saved rewards: equal rewards are not informative
 BETTER = 0.2  # least gain of a frame, or in the reproduced share of saved rewards, for a note
 MANY_OUTSIDE = 0.5  # share of answers with a box outside the frame from which the frame is doubted
+MANY_EMPTY = 0.9  # share of rows without an object from which the ground truth is doubted
+LEAST_ROWS = 10  # with fewer rows it is not
 FINE = 0.99  # share of equal rewards from which no hint is given
 RUN_FILE = "visionr1_run.json"  # the run record of the plug-in, see `rollouts.run`
 
@@ -94,18 +98,23 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
         fixed: settings chosen by the user: "frame", "moment", "preset".
     """
     notes: list[str] = []
-    if "frame" not in fixed:
-        frame = _best_frame(_frame_fits(sample, judging)[0], judging)
+    fits = _frame_fits(sample, judging) if "frame" not in fixed else None
+    if fits is not None:
+        frame = _best_frame(fits.reproduced, judging)
         if frame.fit >= ENOUGH and frame.fit > frame.own:
             notes.append(f"--frame {frame.name} gives the mean IoU of {frame.fit:.0%} of the rows{frame.others}")
-            judging = replace(judging, frame=FRAMES[frame.name])
+            judging, fits = replace(judging, frame=FRAMES[frame.name]), None
     if "moment" not in fixed and any("stage" in rollout.numbers for rollout in sample):
         judging = replace(judging, moment=Moment(run=Training(None)))
         notes.append("each row names its stage")
     saved = [rollout for rollout in sample if rollout.saved is not None]
-    if len({rollout.saved for rollout in saved}) < LEAST_VALUES:
+    if len({rollout.saved for rollout in saved}) >= LEAST_VALUES:
+        variants = _variants(saved, judging, fixed)
+    elif saved and fits is not None and (frame := _best_frame(fits.others, judging)).fit >= frame.own + BETTER:
+        variants = iter((("as given", judging), (f"--frame {frame.name}", replace(judging, frame=FRAMES[frame.name]))))
+    else:
         return Inferred(judging, tuple(notes))
-    tried = [(_explained(saved, other), options, other) for options, other in _variants(saved, judging, fixed)]
+    tried = [(_explained(saved, other), options, other) for options, other in variants]
     (own, own_whole), _, _ = tried[0]
     (best, whole), options, found = max(tried, key=lambda one: one[0])  # the first of equal ones
     if best < ENOUGH or (best, whole) <= (own, own_whole):
@@ -117,12 +126,12 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
 
 def frame_note(sample: list[Rollout], judging: Judging) -> str:
     """Say that the answers are in another frame, and in which; "" if they fit."""
-    reproduced, ious = _frame_fits(sample, judging)
-    found = _best_frame(reproduced, judging)
+    fits = _frame_fits(sample, judging)
+    found = _best_frame(fits.reproduced, judging)
     gives = f"gives the dump's mean IoU of {found.fit:.0%} of the rows"
     if found.fit < found.own + BETTER:
-        found = _best_frame(ious, judging)
-        gives = f"gives a mean IoU of {found.fit:.2f} instead of {found.own:.2f}"
+        found = _best_frame(fits.others, judging)
+        gives = f"gives {fits.meaning} of {found.fit:.2f} instead of {found.own:.2f}"
     answers = [judging.case(rollout, judging.preset_for(rollout)).answer for rollout in sample]
     n_boxed = sum(bool(answer.boxes_xyxy) for answer in answers)
     n_outside = sum(bool(answer.boxes_xyxy) and Defect.OUTSIDE in answer.defects for answer in answers)
@@ -132,6 +141,31 @@ def frame_note(sample: list[Rollout], judging: Judging) -> str:
     return (
         f"frame {judging.frame.name} does not fit the answers: {n_outside} of {n_boxed} have a box outside it; {advice}"
     )
+
+
+def truth_note(sample: list[Rollout]) -> str:
+    """Say that nearly no row has an object, so that no prediction can be right; "" if enough rows have one."""
+    targets = [rollout.target for rollout in sample if rollout.target.task in (*BOX_TASKS, "pointing")]
+    n_empty = sum(not target.n_objects for target in targets)
+    if len(targets) < LEAST_ROWS or n_empty <= MANY_EMPTY * len(targets):
+        return ""
+    return (
+        f"{n_empty} of {len(targets)} rows examined have no object, so that every prediction is a false alarm: "
+        "is the ground truth right? visionr1 doctor checks the training data"
+    )
+
+
+class _FrameFits(NamedTuple):
+    """How well each frame fits the answers, in [0, 1].
+
+    Attributes:
+        reproduced: share of the dump's mean IoUs that the frame reproduces.
+        others: a measure that needs no dumped IoU; `meaning` names it.
+    """
+
+    reproduced: dict[str, float]
+    others: dict[str, float]
+    meaning: str
 
 
 class _BestFrame(NamedTuple):
@@ -150,21 +184,48 @@ def _best_frame(fits: Mapping[str, float], judging: Judging) -> _BestFrame:
     return _BestFrame(name, best, fits[judging.frame.name], also)
 
 
-def _frame_fits(sample: list[Rollout], judging: Judging) -> tuple[dict[str, float], dict[str, float]]:
-    """Frame -> share of the dump's mean IoUs that it reproduces, and frame -> mean IoU; 0 without boxes."""
-    placed = [rollout for rollout in sample if rollout.target.task in BOX_TASKS and rollout.target.n_objects]
-    dumped = np.array([rollout.numbers.get("iou_mean", 0.0) for rollout in placed])
-    reproduced, means = dict.fromkeys(FRAMES, 0.0), dict.fromkeys(FRAMES, 0.0)
-    for name, frame in FRAMES.items() if placed else ():
+def _frame_fits(sample: list[Rollout], judging: Judging) -> _FrameFits:
+    """Compute the fits: by mean IoU, without labels where none is right, by boxes inside the image without objects."""
+    placed = [rollout for rollout in sample if rollout.target.task in BOX_TASKS]
+    cases: dict[str, list[CriterionInput]] = {}
+    for name, frame in FRAMES.items():
         other = replace(judging, frame=frame, earlier=())
-        try:
-            ious = np.array([iou_mean(other.case(one, other.preset_for(one)).class_aware) for one in placed])
-        except ValueError:  # the frame needs an unknown size
-            continue
-        means[name] = float(ious.mean())
-        if dumped.any():
-            reproduced[name] = float(np.mean(np.abs(ious - dumped)[dumped > 0.0] <= EQUAL))
-    return reproduced, means
+        with suppress(ValueError):  # the frame needs an unknown size
+            cases[name] = [other.case(one, other.preset_for(one)) for one in placed]
+    zeros, reproduced = dict.fromkeys(FRAMES, 0.0), dict[str, float]()
+    dumped = np.array([one.numbers.get("iou_mean", 0.0) if one.target.n_objects else 0.0 for one in placed])
+    for name, own in cases.items() if dumped.any() else ():
+        equal = np.abs(np.array([_labelled_iou(case) for case in own]) - dumped) <= EQUAL
+        reproduced[name] = float(np.mean(equal[dumped > 0.0]))
+    tried = ((meaning, least, _means(cases, measure)) for meaning, least, measure in _MEASURES)
+    meaning, _, fits = next(one for one in tried if max(one[2].values(), default=0.0) >= one[1])
+    return _FrameFits(zeros | reproduced, zeros | fits, meaning)
+
+
+def _means(cases: Mapping[str, list[CriterionInput]], measure: Callable[[CriterionInput], float]) -> dict[str, float]:
+    """Mean of a measure for each frame, over the cases that have it (no NaN)."""
+    values = {name: [value for case in own if not math.isnan(value := measure(case))] for name, own in cases.items()}
+    return {name: sum(own) / len(own) for name, own in values.items() if own}
+
+
+def _labelled_iou(case: CriterionInput) -> float:
+    return iou_mean(case.class_aware) if case.target.n_objects else math.nan
+
+
+def _unlabelled_iou(case: CriterionInput) -> float:
+    return iou_mean(match_class_agnostic(case.answer, case.target)) if case.target.n_objects else math.nan
+
+
+def _inside(case: CriterionInput) -> float:
+    return float(bool(case.answer.boxes_xyxy) and Defect.OUTSIDE not in case.answer.defects)
+
+
+_MEASURES = (
+    ("a mean IoU", BETTER, _labelled_iou),
+    ("a mean IoU without labels", EQUAL, _unlabelled_iou),
+    ("a share of answers inside the image", 0.0, _inside),
+)
+"""Meaning, least value of the best frame from which it counts, and measure; the first that counts is taken."""
 
 
 def _explained(saved: list[Rollout], judging: Judging) -> tuple[float, float]:

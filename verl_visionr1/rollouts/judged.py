@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 SAME = 1e-9  # rewards that differ by at most this are equal: such a difference is rounding
+DECIMALS = 12  # of means, so that noise of a sum does not decide how a tool rounds it
 NO_STEP = -1
 _WHOLE = ("dump", "step", "source", "task", "preset", "group")
 _REAL = ("value", "saved", "n_tokens", "n_characters")
@@ -139,7 +140,7 @@ class Judged:
             totals = np.bincount(member.reshape(-1)[known], column[known], minlength=len(values))
             for key, total, count in zip(found, totals.tolist(), counts.tolist(), strict=True):
                 if count:
-                    found[key][name] = total / count
+                    found[key][name] = round(total / count, DECIMALS)
         return found
 
 

@@ -101,9 +101,8 @@ class Moment:
         progress = self.progress
         if self.total_steps is not None:
             if rollout.step is None:
-                raise RewardError(
-                    f"{rollout.where}: no step; --total-steps {self.total_steps} needs a step in each row"
-                )
+                where = f"{rollout.where} has no step" if rollout.file else "a completion alone has no step"
+                raise RewardError(f"--total-steps {self.total_steps}: {where}; give --progress or --stage")
             progress = progress_at(rollout.step, self.total_steps)
         return Rule(schedule(progress), schedule.stage(progress))
 

@@ -80,7 +80,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     def describe(self) -> str:
         """One sentence: the run's rewards, and whether they are reproduced."""
         differ = f"{1.0 - self.equal:.1%} of the rewards computed here differ, by up to {self.max_difference:.3g}"
-        found = f"all rewards are reproduced to {EQUAL:g}" if self.equal == 1.0 else differ
+        found = f"all are reproduced to {EQUAL:g}" if self.equal == 1.0 else differ
         return f"the run's mean reward is {self.mean:.3f} over {self.n} rows; {found}"
 
 
@@ -115,6 +115,14 @@ def routed_of(table: Judged, own: Preset) -> dict[str, str]:
 def describe_routed(routed: Mapping[str, str]) -> list[str]:
     """One line per task whose rows another preset scores."""
     return [f"rows of task {task}: scored by {preset}, the preset of that task" for task, preset in routed.items()]
+
+
+def describe_groups(numbers: Numbers) -> list[str]:
+    """One line if no prompt has several answers, as in validation."""
+    if numbers.n_groups:
+        return []
+    training = "training answers (trainer.rollout_data_dir)"
+    return [f"one answer per prompt, as in validation: only {training} have groups to compare"]
 
 
 def range_notes(table: Judged) -> list[str]:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from verl_visionr1.evaluation.generation.records import fingerprint, locked
 from verl_visionr1.files import RowsError, sync_folder
@@ -75,11 +76,15 @@ def _from_hub(given: str) -> Path:
     if given.startswith((".", "/", "~")) or given.count("/") != 1:
         raise ModelError(f"{given}: no such folder, and not a hub name (owner/name)")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(given))
+    except LocalEntryNotFoundError:
+        reason = "no such folder, and the Hugging Face hub cannot be reached; check the network, or give a model folder"
+        raise ModelError(f"{given}: {reason}") from None
     except (OSError, ValueError) as error:  # huggingface_hub's own errors are OSErrors or ValueErrors
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(str(error), 300, placeholder=" ...")
         raise ModelError(f"{given}: no such folder, and not found on the Hugging Face hub ({reason})") from None
 
 

@@ -177,7 +177,7 @@ def filter_by_difficulty(
     masks = {"rated": is_rated, "not_in_dump": ~is_sampled & ~found.is_unclear, "few_samples": is_sampled & ~is_rated}
     masks["ambiguous"] = ~is_sampled & found.is_unclear
     rows = {"total": len(data), **{name: int(mask.sum()) for name, mask in masks.items()}, "chosen": len(chosen)}
-    _require_rows(found.fates, rows, skipped, rules)
+    _require_rows(found.fates, rows, skipped, rules, _names(data))
     is_chosen = np.zeros(len(data), dtype=np.bool_)
     is_chosen[chosen] = True
     answers = np.unique(data.counts[data.counts != NOTHING]).tolist()
@@ -201,15 +201,15 @@ def filter_by_difficulty(
     return report
 
 
-def _require_rows(fates: Counter[str], rows: Mapping[str, int], skipped: Counts, rules: Rules) -> None:
+def _require_rows(fates: Counter[str], rows: Mapping[str, int], skipped: Counts, rules: Rules, names: str) -> None:
     """Raise RowsError with the reason if no row has a pass rate, or none is selected."""
     if not fates:
         raise RowsError(no_row(skipped))
     if not fates["found"]:
         raise RowsError(
-            f"none of {fates.total()} rollouts matches a row of --data: {fates['not_in_data']} have a ground truth not "
-            f"in it, {fates['other_question']} another question or image (see --match), {fates['ambiguous']} match "
-            "several rows; give the parquet that was trained on"
+            f"none of {fates.total()} rollouts matches a row of {names}: {fates['not_in_data']} have a ground truth "
+            f"not in it, {fates['other_question']} another question or image (see --match), {fates['ambiguous']} match "
+            "several rows; give the parquet that was trained on (--data)"
         )
     if not rows["rated"]:
         raise RowsError(f"no row has {rules.min_samples} rollouts or more; lower --min-samples, or sample more answers")
@@ -219,6 +219,10 @@ def _require_rows(fates: Counter[str], rows: Mapping[str, int], skipped: Counts,
             f"{rules.min_rate:g}..{rules.max_rate:g}, and {rows['total'] - rows['rated']} are unseen; "
             "change --min-rate, --max-rate or --unseen"
         )
+
+
+def _names(data: TrainingRows) -> str:
+    return ", ".join(file.name for file in data.files)
 
 
 def _part(rows: NDArray[np.bool_], rates: NDArray[np.float64], is_chosen: NDArray[np.bool_]) -> Part:
@@ -251,7 +255,7 @@ def _notes(data: TrainingRows, found: Measured, chosen_rates: NDArray[np.float64
         reason = "the prompts changed, or it is another row; --match truth compares the ground truth alone"
         yield f"{n} rollouts have a row's ground truth, but another question or image: {reason}"
     if (n := found.fates["not_in_data"]) >= many:
-        yield f"{n} rollouts have a ground truth that is not in --data; name all files trained on"
+        yield f"{n} rollouts have a ground truth that is not in {_names(data)}; name all files trained on (--data)"
     known = found.rates(1)
     known = known[~np.isnan(known)]
     if len(known) >= FEWEST and np.mean(known == 0.0) >= NEVER:

@@ -22,7 +22,7 @@ function showList() {
 }
 
 function shellOf(item, place) {
-  item.shell = h("article", { class: "card", tabindex: 0, "data-place": place, "aria-label": `prompt ${place + 1}` });
+  item.shell = h("article", { class: item.samples.length > 1 ? "card" : "card single", tabindex: 0, "data-place": place, "aria-label": `prompt ${place + 1}` });
   return item.shell;
 }
 

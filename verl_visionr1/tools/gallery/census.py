@@ -33,6 +33,7 @@ class Settings:
 
     Attributes:
         data: parquet files of the training data, for images and data sources.
+        data_name: how notes name them.
         title: of the page; "": the names of its inputs.
         limit: most rollouts that are shown, in whole prompt groups; curves use all rollouts.
         side: longer side of a picture in pixels.
@@ -47,6 +48,7 @@ class Settings:
 
     judging: Judging
     data: tuple[Path, ...] = ()
+    data_name: str = "--data"
     title: str = ""
     limit: int = 4000
     side: int = 320

@@ -17,7 +17,8 @@ from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.explain.diagnosis import Exam, about, cause_of, findings_of
+from verl_visionr1.tools.explain.causes import exam_of, first_cause
+from verl_visionr1.tools.explain.diagnosis import Exam, about
 from verl_visionr1.tools.explain.diagnosis.base import labelled_objects
 from verl_visionr1.tools.explain.diagnosis.verdicts import Kind, Verdict, verdicts_of
 from verl_visionr1.tools.gallery.census import Census, GroupNumbers, Settings
@@ -28,8 +29,6 @@ Row = dict[str, Any]
 KINDS = get_args(Kind)
 MAX_PREDICTIONS = 300
 """Most drawn predictions of a rollout, as in `visionr1 explain --draw`."""
-MAX_DIAGNOSED = 50_000
-"""Longer texts are not diagnosed: it would take seconds."""
 
 
 class Entries:
@@ -50,9 +49,7 @@ class Entries:
             return
         preset = judging.preset_for(rollout)
         try:
-            thresholds = judging.thresholds(rollout, preset)
-            response = judging.response(rollout)
-            exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, response, rollout.is_clipped)
+            exam = exam_of(rollout, judging)
             metrics = apply_criteria(exam.case, preset).metrics
         except ValueError:  # counted by the census
             return
@@ -154,11 +151,8 @@ class Entries:
         }
 
     def _cause(self, exam: Exam) -> tuple[int, str]:
-        if not self._settings.has_causes or len(exam.completion) > MAX_DIAGNOSED:
-            return -1, ""
-        try:
-            found = cause_of(exam, findings_of(exam))
-        except ValueError:  # a user's criterion that fails on the repaired texts
+        found = first_cause(exam) if self._settings.has_causes else None
+        if found is None:
             return -1, ""
         return self._causes[found.cause], str(found)[:1000]
 

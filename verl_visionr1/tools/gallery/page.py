@@ -88,7 +88,7 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         "kinds": [{"name": kind, "colour": f"rgb{COLOURS.get(kind, MISSED_TARGET)}"} for kind in KINDS],
         "panels": panels_of(census, names, run_dirs_of(paths)),
         "notes": [
-            *_reading_notes(reader.counts),
+            *_reading_notes(reader.counts, settings.data_name),
             *_score_notes(census, settings.judging),
             *_picture_notes(pictures, settings),
         ],
@@ -134,7 +134,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _reading_notes(counts: Counts) -> Iterator[str]:
+def _reading_notes(counts: Counts, data: str) -> Iterator[str]:
     if counts.n_skipped:
         yield f"{plural(counts.n_skipped, 'row')} could not be read or scored, the first: {counts.examples[0]}"
     if counts.n_earlier:
@@ -142,7 +142,7 @@ def _reading_notes(counts: Counts) -> Iterator[str]:
     if counts.n_delegated:
         yield counts.describe_delegated()
     if counts.n_unknown:
-        yield f"{counts.n_unknown} rollouts have a ground truth that is not in --data"
+        yield f"{counts.n_unknown} rollouts have a ground truth that is not in {data}"
 
 
 def _score_notes(census: Census, judging: Judging) -> Iterator[str]:
@@ -156,7 +156,8 @@ def _score_notes(census: Census, judging: Judging) -> Iterator[str]:
 
 def _picture_notes(pictures: Pictures, settings: Settings) -> Iterator[str]:
     if pictures.n_unknown:
-        why = "no single row of --data matches" if settings.data else "the dump names none; give --data PARQUET"
+        no_data = "the dump names none; give --data PARQUET"
+        why = f"no single row of {settings.data_name} matches" if settings.data else no_data
         yield f"no image for {plural(pictures.n_unknown, 'prompt')}: {why}"
     if pictures.unreadable:
         yield f"{len(pictures.unreadable)} images could not be read, the first: {pictures.unreadable[0]}"

@@ -54,7 +54,8 @@ def compare_run(run_dir: Path, validations: Mapping[int, Validation]) -> Compari
     """Compare the first and last validation of a run, paired by prompt; only means if a dump is missing."""
     steps = tuple(sorted({min(validations), max(validations)})) if validations else ()
     if len(steps) < 2:
-        note = f"Nothing to compare: {len(steps)} validations logged; trainer.test_freq sets how often."
+        logged = f"only step {steps[0]} is validated" if steps else "no validation is logged"
+        note = f"No comparison: {logged}; a second validation is needed (trainer.test_freq sets how often)."
         return Comparison(steps, (), [note])
     before, after = (validations[step] for step in steps)
     missing = [str(step) for step in steps if not validations[step].is_dumped]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rollouts.dumps import visible
-from verl_visionr1.rollouts.numbers import Numbers, describe_routed
+from verl_visionr1.rollouts.numbers import Numbers, describe_groups, describe_routed
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.schedule import Schedule, first_step
 from verl_visionr1.tools.schedule.replay import Replay
@@ -66,6 +66,7 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
     yield Text(
         "group_std: mean standard deviation in a prompt group; dead: share of groups whose rewards are all equal"
     )
+    yield from map(Text, describe_groups(found.stages[0].overall))
     if several and len(found.stages[0].sources) > MAX_SOURCES:
         yield Text(f"... and {len(found.stages[0].sources) - MAX_SOURCES} more data sources: --json shows all")
     for note in describe_routed(found.routed):

@@ -29,6 +29,7 @@ from verl_visionr1.rollouts.numbers import (
     saved_of,
 )
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
+from verl_visionr1.tools.explain.causes import Cause, count_causes
 
 TEXT_CHARS = 160
 """Most characters of a completion that are shown."""
@@ -95,6 +96,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         routed: task -> preset, for tasks that the preset does not support.
         steps: means of each step, if there are several.
         saved, saved_by_source: differences from the saved rewards; None (empty) if none are saved.
+        causes: the first causes of lost reward in a sample of `n_examined` rows.
     """
 
     preset: str
@@ -113,6 +115,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     saved_by_source: dict[str, Saved]
     comparison: Comparison | None
     hints: list[str]
+    causes: list[Cause]
+    n_examined: int
 
 
 OnRow = Callable[[Rollout, Preset, Score, Score | None], None]
@@ -144,8 +148,7 @@ def rescore(
         preset = judging.preset_for(rollout)
         score = judging.score(rollout, preset)
         builder.add(rollout, preset, score)
-        if rollout.saved is not None:
-            sample.add(rollout)
+        sample.add(rollout)
         second = None if versus is None else versus.add(rollout, score.value)
         if on_row is not None:
             on_row(rollout, preset, score, second)
@@ -170,6 +173,8 @@ def rescore(
         saved_by_source={name: one for name, one in own.items() if one is not None},
         comparison=None if versus is None else versus.found(),
         hints=[*hints, *grouping_hints(table, counts.n_by_text)],
+        causes=count_causes(sample.rollouts, judging),
+        n_examined=len(sample.rollouts),
     )
 
 

@@ -26,7 +26,7 @@ from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, cl
 from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_missed, with_more
 from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
 
-ASK = "describe the answer format in the prompt (verl_visionr1.answers has the wording)"
+ASK = "ask for this form in the prompt"
 SHORTER = "lower data.max_response_length"
 OBJECT = ("object", "objects")
 WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
@@ -73,10 +73,17 @@ def describe_defect(defect: Defect, exam: Exam, claims: list[Claim]) -> tuple[st
     """Describe a defect in this text: kind, description (beginning with the kind), what to do."""
     words, fix = WORDS[defect]
     kind = words.partition(":")[0]
+    fix = ask_for(exam) if fix == ASK else fix
     if not fix:
         fix = to_close(exam) if defect is Defect.NO_ANSWER else exam.cut_off_fix
     detail = _DETAIL[defect](exam, claims) if defect in _DETAIL else ""
     return kind, f"{kind}: {detail}" if detail else words, fix
+
+
+def ask_for(exam: Exam) -> str:
+    """What to ask for in the prompt: an example of the answer format."""
+    own = exam.preset.answer_format
+    return f"{ASK}: {quoted(FORMATS['qwen-json' if own.endswith('-released') else own].example, 200)}"
 
 
 def _body(exam: Exam) -> str:
@@ -100,9 +107,7 @@ def _no_list(exam: Exam, claims: list[Claim]) -> str:
 
 
 def _malformed(exam: Exam, claims: list[Claim]) -> str:
-    own = exam.preset.answer_format
-    example = FORMATS["qwen-json" if own.endswith("-released") else own].example
-    return f"{quoted(_body(exam))} is not of the form {quoted(example, 60)}"
+    return f"{quoted(_body(exam))} does not have the required form"
 
 
 def _bad_box(exam: Exam, claims: list[Claim]) -> str:
@@ -198,7 +203,7 @@ def _wrong_key(exam: Exam, claims: list[Claim]) -> Finding | None:
     if not keys or key not in example + FORMATS["qwen-json"].example:
         return None
     what = f"wrong key: the boxes have the key {quoted(min(keys))} instead of {quoted(key)}"
-    return Finding("wrong key", what, ASK, exam.to_full)
+    return Finding("wrong key", what, ask_for(exam), exam.to_full)
 
 
 def _inverted(exam: Exam, claims: list[Claim]) -> Iterator[Finding]:
