@@ -18,6 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import computed
 import typer
 from typer.testing import CliRunner
 
@@ -32,7 +33,6 @@ from verl_visionr1.rewards import PRESETS, Preset, Score
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
 from verl_visionr1.rewards.routing import RouteSettings
 from verl_visionr1.rewards.run_settings import RewardSettings
-from verl_visionr1.schedule import Schedule
 
 CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
 """Where `Settings` stands. It is read, not imported: the docs are built without verl."""
@@ -155,32 +155,35 @@ def _default(value: object) -> str:
 
 def presets() -> Iterator[str]:
     """The presets that are meant for training."""
-    yield from _presets([preset for preset in PRESETS.values() if not preset.name.endswith("-released")])
+    for preset in PRESETS.values():
+        if not preset.name.endswith("-released"):
+            yield from (f"### `{preset.name}`\n", *_preset(preset))
 
 
 def released_presets() -> Iterator[str]:
-    """The presets that compute what released code computes."""
-    yield from _presets([preset for preset in PRESETS.values() if preset.name.endswith("-released")])
+    """The presets that compute what released code computes, folded."""
+    for preset in PRESETS.values():
+        if preset.name.endswith("-released"):
+            yield from (f":::{{dropdown}} `{preset.name}`\n", *_preset(preset), ":::\n")
 
 
-def _presets(presets: Sequence[Preset]) -> Iterator[str]:
-    for preset in presets:
-        yield f"### `{preset.name}`\n"
-        value = "weighted sum" if preset.is_sum else "weighted mean"
-        facts = (
-            f"{', '.join(preset.tasks)}",
-            f"format `{preset.answer_format}`",
-            f"matching `{preset.matching}`",
-            value,
-            thresholds_of(preset.schedule),
-        )
-        yield f"{' · '.join(facts)}\n"
-        rows = [
-            (code(each.name), f"{each.weight:g}", code(call_of(each)), first_sentence(function_of(each, "doc")))
-            for each in preset.criteria
-        ]
-        yield from table(("criterion", "weight", "function", "formula"), rows)
-        yield f"Source: {prose(preset.source)}.\n"
+def _preset(preset: Preset) -> Iterator[str]:
+    """Facts, criteria and source of a preset."""
+    value = "weighted sum" if preset.is_sum else "weighted mean"
+    facts = (
+        f"{', '.join(preset.tasks)}",
+        f"format `{preset.answer_format}`",
+        f"matching `{preset.matching}`",
+        value,
+        thresholds_of(preset),
+    )
+    yield f"{' · '.join(facts)}\n"
+    rows = [
+        (code(each.name), f"{each.weight:g}", code(call_of(each)), first_sentence(function_of(each, "doc")))
+        for each in preset.criteria
+    ]
+    yield from table(("criterion", "weight", "function", "formula"), rows)
+    yield f"Source: {prose(preset.source)}.\n"
 
 
 def function_of(criterion: Any, what: str = "name") -> str:
@@ -195,10 +198,31 @@ def call_of(criterion: Any) -> str:
     return f"{function_of(criterion)}({options})" if options else function_of(criterion)
 
 
-def thresholds_of(schedule: Schedule) -> str:
+def thresholds_of(preset: Preset) -> str:
     """The match threshold of each stage in words."""
-    stages = [f"{at:g}: IoU {thresholds.match_iou:g}" for at, thresholds in schedule.points]
+    if "thresholds" not in preset.looks_at:
+        return "no thresholds"
+    stages = [f"{at:g}: IoU {thresholds.match_iou:g}" for at, thresholds in preset.schedule.points]
     return "no schedule" if len(stages) == 1 else f"schedule {', '.join(stages)}"
+
+
+def counting_rewards() -> Iterator[str]:
+    """What each counting preset gives for a count that is off by 1 or 2."""
+    headings = [f"{count}: off by {off}" for count in computed.COUNTS for off in computed.OFF_BY]
+    yield from table(("preset", *headings), ((code(name), *row) for name, row in computed.counting_rewards()))
+
+
+def causes() -> Iterator[str]:
+    """What `visionr1 explain` says first of typical answers, and what it says to do: one line per remedy."""
+    words: dict[str, list[str]] = {}
+    for first_words, finding in computed.causes():
+        words.setdefault(finding.fix, []).append(code(first_words))
+    yield from table(("first words", "what to do"), ((", ".join(names), prose(fix)) for fix, names in words.items()))
+
+
+def model_sizes() -> Iterator[str]:
+    """What `visionr1 plan` chooses for models of several sizes."""
+    yield from table(("model", *computed.MACHINES), ((code(name), *row) for name, row in computed.model_sizes()))
 
 
 def criteria() -> Iterator[str]:
@@ -344,18 +368,9 @@ def result_pages() -> Iterator[str]:
 FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
     each.__name__: each
     for each in (
-        *(settings, nested_settings, presets, released_presets, criteria),
-        *(
-            formats,
-            frames,
-            families,
-            score_record,
-            alarms,
-            commands,
-            converter_options,
-            report,
-            result_pages,
-        ),
+        *(settings, nested_settings, presets, released_presets, counting_rewards, criteria, causes),
+        *(formats, frames, families, score_record, alarms),
+        *(commands, converter_options, model_sizes, report, result_pages),
     )
 }
 """File name -> what writes its lines."""

@@ -54,7 +54,8 @@ def watch(
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
     if pid is None and not (run_dir / "metrics").is_dir():  # no process is about to start a run there
-        raise stop("watch", RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?"))
+        logged = f"trainer.logger=[console,file] and VERL_FILE_LOGGER_PATH={run_dir}/metrics/1.jsonl"
+        raise stop("watch", RunError(f"{run_dir}: no metrics/ in it; recipes log there, a verl command with {logged}"))
     try:
         total_steps = total_steps or planned_steps(run_dir)
     except RowsError as error:
