@@ -107,19 +107,22 @@ MODELS = (
     "Qwen2.5-VL-72B",
 )
 MACHINES = {
-    "`--gpus 1 --lora 64`": (1, 1, 64),
-    "`--gpus 1`": (1, 1, 0),
-    "`2`": (2, 1, 0),
-    "`4`": (4, 1, 0),
-    "`8`": (8, 1, 0),
-    "`8 --nodes 2`": (8, 2, 0),
-    "`8 --nodes 4`": (8, 4, 0),
+    "1 GPU, LoRA": (1, 1, 64),
+    "1 GPU": (1, 1, 0),
+    "2 GPUs": (2, 1, 0),
+    "4 GPUs": (4, 1, 0),
+    "8 GPUs": (8, 1, 0),
+    "2 nodes x 8": (8, 2, 0),
+    "4 nodes x 8": (8, 4, 0),
 }
-"""Options of `visionr1 plan` -> GPUs of a node, nodes, rank of LoRA."""
+"""Heading -> GPUs of a node, nodes, rank of LoRA."""
 
 
 def model_sizes() -> Iterator[tuple[str, list[str]]]:
-    """Model -> GB of one GPU at the peak and of a node's memory, on each machine of 80 GB GPUs; "-": nothing fits."""
+    """Model -> GB of one GPU at the peak and of a node's memory, on each machine of 80 GB GPUs.
+
+    "-": nothing fits; "†": Adam on the CPU.
+    """
     for name in MODELS:
         yield name, [_memory(name, *machine) for machine in MACHINES.values()]
 
@@ -131,4 +134,4 @@ def _memory(name: str, gpus: int, nodes: int, rank: int) -> str:
     except NothingFitsError:
         return "-"
     peak = max(total(step.training()), total(chosen.generation))
-    return f"{peak:.0f}; {total(step.host()):.0f}" + (", Adam on CPU" if step.settings.offload_always else "")
+    return f"{peak:.0f}; {total(step.host()):.0f}" + (" †" if step.settings.offload_always else "")

@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import takewhile
@@ -36,7 +37,7 @@ from verl_visionr1.rewards.run_settings import RewardSettings
 
 CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
 """Where `Settings` stands. It is read, not imported: the docs are built without verl."""
-PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
+PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "90", "COLUMNS": "90"}
 HERE = Path(__file__).parent
 
 
@@ -313,7 +314,7 @@ def commands() -> Iterator[str]:
     yield from table(("command", "what it does"), rows)
     for path, _ in paths:
         yield f"(visionr1-{'-'.join(path)})=\n{'#' * (len(path) + 1)} `visionr1 {' '.join(path)}`\n"
-        yield f"```text\n{help_of(path)}\n```\n"
+        yield f"```none\n{help_of(path)}\n```\n"
 
 
 def _paths(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -327,8 +328,8 @@ def _summary(command: Any) -> str:
 
 
 def help_of(path: Sequence[str]) -> str:
-    """What `visionr1 PATH --help` prints in a terminal of 100 columns without colours."""
-    done = CliRunner().invoke(app, [*path, "--help"], prog_name="visionr1", env={**PLAIN, "COLUMNS": "100"})
+    """What `visionr1 PATH --help` prints in a terminal of 90 columns without colours."""
+    done = CliRunner().invoke(app, [*path, "--help"], prog_name="visionr1", env=PLAIN)
     lines = [line.rstrip() for line in done.output.splitlines()]
     return "\n".join(lines).strip("\n")
 
@@ -351,9 +352,9 @@ def report() -> Iterator[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         restore.unpack(Path(folder))
-        done = CliRunner().invoke(app, ["report", folder], env={**PLAIN, "COLUMNS": "100"})
-    lines = [line.rstrip() for line in done.output.splitlines()]
-    yield from takewhile(lambda line: not line.startswith("figure:"), lines)
+        done = CliRunner().invoke(app, ["report", folder], env=PLAIN)
+    for line in takewhile(lambda line: not line.startswith("figure:"), done.output.splitlines()):
+        yield from textwrap.wrap(line, 90) if len(line.rstrip()) > 90 else [line.rstrip()]
 
 
 def result_pages() -> Iterator[str]:
