@@ -18,8 +18,8 @@ COUNTS, OFF_BY = (3, 10, 50), (1, 2)
 def counting_rewards() -> Iterator[tuple[str, list[str]]]:
     """Preset -> reward of a count that is off, for each true count. A list has the same criteria as a number."""
     for name in ("counting", "counting-fuzzy", "counting-mra"):
-        targets = [Target(task="counting", size_wh=(9, 9), count=count) for count in COUNTS]
-        rewards = [score(f"{each.count + off}", each, preset=name).value for each in targets for off in OFF_BY]
+        targets = {count: Target(task="counting", size_wh=(9, 9), count=count) for count in COUNTS}
+        rewards = [score(f"{n + off}", target, preset=name).value for n, target in targets.items() for off in OFF_BY]
         yield name, [f"{reward:.2f}" for reward in rewards]
 
 
