@@ -12,12 +12,14 @@ import inspect
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import computed
 import typer
 from typer.testing import CliRunner
 
@@ -32,11 +34,10 @@ from verl_visionr1.rewards import PRESETS, Preset, Score
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
 from verl_visionr1.rewards.routing import RouteSettings
 from verl_visionr1.rewards.run_settings import RewardSettings
-from verl_visionr1.schedule import Schedule
 
 CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
 """Where `Settings` stands. It is read, not imported: the docs are built without verl."""
-PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
+PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "90", "COLUMNS": "90"}
 HERE = Path(__file__).parent
 
 
@@ -155,32 +156,35 @@ def _default(value: object) -> str:
 
 def presets() -> Iterator[str]:
     """The presets that are meant for training."""
-    yield from _presets([preset for preset in PRESETS.values() if not preset.name.endswith("-released")])
+    for preset in PRESETS.values():
+        if not preset.name.endswith("-released"):
+            yield from (f"### `{preset.name}`\n", *_preset(preset))
 
 
 def released_presets() -> Iterator[str]:
-    """The presets that compute what released code computes."""
-    yield from _presets([preset for preset in PRESETS.values() if preset.name.endswith("-released")])
+    """The presets that compute what released code computes, folded."""
+    for preset in PRESETS.values():
+        if preset.name.endswith("-released"):
+            yield from (f":::{{dropdown}} `{preset.name}`\n", *_preset(preset), ":::\n")
 
 
-def _presets(presets: Sequence[Preset]) -> Iterator[str]:
-    for preset in presets:
-        yield f"### `{preset.name}`\n"
-        value = "weighted sum" if preset.is_sum else "weighted mean"
-        facts = (
-            f"{', '.join(preset.tasks)}",
-            f"format `{preset.answer_format}`",
-            f"matching `{preset.matching}`",
-            value,
-            thresholds_of(preset.schedule),
-        )
-        yield f"{' · '.join(facts)}\n"
-        rows = [
-            (code(each.name), f"{each.weight:g}", code(call_of(each)), first_sentence(function_of(each, "doc")))
-            for each in preset.criteria
-        ]
-        yield from table(("criterion", "weight", "function", "formula"), rows)
-        yield f"Source: {prose(preset.source)}.\n"
+def _preset(preset: Preset) -> Iterator[str]:
+    """Facts, criteria and source of a preset."""
+    value = "weighted sum" if preset.is_sum else "weighted mean"
+    facts = (
+        f"{', '.join(preset.tasks)}",
+        f"format `{preset.answer_format}`",
+        f"matching `{preset.matching}`",
+        value,
+        thresholds_of(preset),
+    )
+    yield f"{' · '.join(facts)}\n"
+    rows = [
+        (code(each.name), f"{each.weight:g}", code(call_of(each)), first_sentence(function_of(each, "doc")))
+        for each in preset.criteria
+    ]
+    yield from table(("criterion", "weight", "function", "formula"), rows)
+    yield f"Source: {prose(preset.source)}.\n"
 
 
 def function_of(criterion: Any, what: str = "name") -> str:
@@ -195,10 +199,31 @@ def call_of(criterion: Any) -> str:
     return f"{function_of(criterion)}({options})" if options else function_of(criterion)
 
 
-def thresholds_of(schedule: Schedule) -> str:
+def thresholds_of(preset: Preset) -> str:
     """The match threshold of each stage in words."""
-    stages = [f"{at:g}: IoU {thresholds.match_iou:g}" for at, thresholds in schedule.points]
+    if "thresholds" not in preset.looks_at:
+        return "no thresholds"
+    stages = [f"{at:g}: IoU {thresholds.match_iou:g}" for at, thresholds in preset.schedule.points]
     return "no schedule" if len(stages) == 1 else f"schedule {', '.join(stages)}"
+
+
+def counting_rewards() -> Iterator[str]:
+    """What each counting preset gives for a count that is off by 1 or 2."""
+    headings = [f"{count}: off by {off}" for count in computed.COUNTS for off in computed.OFF_BY]
+    yield from table(("preset", *headings), ((code(name), *row) for name, row in computed.counting_rewards()))
+
+
+def causes() -> Iterator[str]:
+    """What `visionr1 explain` says first of typical answers, and what it says to do: one line per remedy."""
+    words: dict[str, list[str]] = {}
+    for first_words, finding in computed.causes():
+        words.setdefault(finding.fix, []).append(code(first_words))
+    yield from table(("first words", "what to do"), ((", ".join(names), prose(fix)) for fix, names in words.items()))
+
+
+def model_sizes() -> Iterator[str]:
+    """What `visionr1 plan` chooses for models of several sizes."""
+    yield from table(("model", *computed.MACHINES), ((code(name), *row) for name, row in computed.model_sizes()))
 
 
 def criteria() -> Iterator[str]:
@@ -289,7 +314,7 @@ def commands() -> Iterator[str]:
     yield from table(("command", "what it does"), rows)
     for path, _ in paths:
         yield f"(visionr1-{'-'.join(path)})=\n{'#' * (len(path) + 1)} `visionr1 {' '.join(path)}`\n"
-        yield f"```text\n{help_of(path)}\n```\n"
+        yield f"```none\n{help_of(path)}\n```\n"
 
 
 def _paths(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -303,8 +328,8 @@ def _summary(command: Any) -> str:
 
 
 def help_of(path: Sequence[str]) -> str:
-    """What `visionr1 PATH --help` prints in a terminal of 100 columns without colours."""
-    done = CliRunner().invoke(app, [*path, "--help"], prog_name="visionr1", env={**PLAIN, "COLUMNS": "100"})
+    """What `visionr1 PATH --help` prints in a terminal of 90 columns without colours."""
+    done = CliRunner().invoke(app, [*path, "--help"], prog_name="visionr1", env=PLAIN)
     lines = [line.rstrip() for line in done.output.splitlines()]
     return "\n".join(lines).strip("\n")
 
@@ -327,9 +352,9 @@ def report() -> Iterator[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         restore.unpack(Path(folder))
-        done = CliRunner().invoke(app, ["report", folder], env={**PLAIN, "COLUMNS": "100"})
-    lines = [line.rstrip() for line in done.output.splitlines()]
-    yield from takewhile(lambda line: not line.startswith("figure:"), lines)
+        done = CliRunner().invoke(app, ["report", folder], env=PLAIN)
+    for line in takewhile(lambda line: not line.startswith("figure:"), done.output.splitlines()):
+        yield from textwrap.wrap(line, 90) if len(line.rstrip()) > 90 else [line.rstrip()]
 
 
 def result_pages() -> Iterator[str]:
@@ -344,18 +369,9 @@ def result_pages() -> Iterator[str]:
 FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
     each.__name__: each
     for each in (
-        *(settings, nested_settings, presets, released_presets, criteria),
-        *(
-            formats,
-            frames,
-            families,
-            score_record,
-            alarms,
-            commands,
-            converter_options,
-            report,
-            result_pages,
-        ),
+        *(settings, nested_settings, presets, released_presets, counting_rewards, criteria, causes),
+        *(formats, frames, families, score_record, alarms),
+        *(commands, converter_options, model_sizes, report, result_pages),
     )
 }
 """File name -> what writes its lines."""

@@ -60,7 +60,7 @@ def credit(theme: str) -> None:
     from verl_visionr1.criteria import OFF, differentiate
 
     xs = [i / 500 for i in range(501)]
-    stages = {"stage 1": (BEGINNER, BLUE, "-"), "stage 2": (ADVANCED, ORANGE, "-"), "no schedule": (OFF, GREEN, ":")}
+    stages = {"stage 0": (BEGINNER, BLUE, "-"), "stage 1": (ADVANCED, ORANGE, "-"), "no schedule": (OFF, GREEN, ":")}
     with themed(theme):
         figure, axes = plt.subplots(figsize=(5.4, 2.8), layout="constrained")
         for label, (at, colour, style) in stages.items():
@@ -81,7 +81,7 @@ def size_aware(theme: str) -> None:
             grid = width / 1000
             reached = [reachable_iou((0, 0, side, side), (grid, grid)) for side in sides]
             axes.plot(sides, reached, color=colour, linewidth=2, label=f"image {width} px wide, 0-1000 grid")
-        for name, value in (("stage 2: match", ADVANCED.match_iou), ("stage 2: full credit", ADVANCED.iou_full)):
+        for name, value in (("stage 1: match", ADVANCED.match_iou), ("stage 1: full credit", ADVANCED.iou_full)):
             axes.axhline(value, color=colours["faint"], linestyle="--", linewidth=1)
             axes.text(80.5, value, f"{name} {value}", va="center", fontsize=9)
         axes.set(

@@ -129,7 +129,7 @@ for name in ("visionr1", "visionr1-released"):
 # %%
 # What the thresholds do
 # ----------------------
-# The progressive rule tightens what counts as a match. The same answers earn less at the second stage.
+# The progressive rule tightens what counts as a match. The same answers earn less in stage 1.
 
 schedule = PRESETS["visionr1"].schedule
 for progress in (0.0, 0.25, 0.5, 1.0):

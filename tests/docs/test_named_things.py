@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from verl_visionr1.cli import app
 from verl_visionr1.conversion.catalog import CONVERTERS as CATALOG
+from verl_visionr1.tools.explain.diagnosis.writing import WORDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -64,6 +65,19 @@ def test_example_of_each_converter_is_understood(
     assert done.exit_code == 2, done.output
     assert re.match(r"error: \S+: .*\w+", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_causes_of_explain_have_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but those that need criteria of your own, or texts beyond the limits of parsers."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import computed
+
+    sources = (ROOT / "verl_visionr1" / "tools" / "explain" / "diagnosis").glob("*.py")
+    named = {cause for file in sources for cause in re.findall(r'Finding\(\s*"([^"]+)"', file.read_text())}
+    named |= {words.partition(":")[0] for words, _ in WORDS.values()}
+    rare = {"criterion", "criterion out of range", "reasoning opened in the prompt"}
+    rare |= {"too long", "too many", "no text", "wrong kind"}
+    assert named - {finding.cause for _, finding in computed.causes()} == rare | {"nothing wrong", "unexplained"}
 
 
 def table(heading: str) -> list[list[str]]:

@@ -47,7 +47,7 @@ def test_a_good_run_is_described_and_has_no_problems() -> None:
     found = run()
     assert found.problems == ()
     summary = dict(found.summary)
-    never = "0.5/0.5/0.75 from step 1, 0.75/0.75/0.9 never (it starts at the end) (match IoU / floor / full)"
+    never = "0.5/0.5/0.75 from step 1, 0.75/0.75/0.9 not reached in this run (match IoU / floor / full)"
     assert summary["thresholds"] == never, "the paper's best for Qwen2.5-VL"
     assert "arXiv 2503.18013, Table 10" in summary[""]
     assert summary["a step"].startswith("512 prompts x 8 answers; update on 256 prompts at once")

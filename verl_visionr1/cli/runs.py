@@ -53,7 +53,8 @@ def watch(
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
     if pid is None and not (run_dir / "metrics").is_dir():  # no process is about to start a run there
-        raise RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?")
+        logged = f"trainer.logger=[console,file] and VERL_FILE_LOGGER_PATH={run_dir}/metrics/1.jsonl"
+        raise RunError(f"{run_dir}: no metrics/ in it; recipes log there, a verl command with {logged}")
     total_steps = total_steps or planned_steps(run_dir)
     say(record_notes(run_dir))
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)

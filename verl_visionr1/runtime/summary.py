@@ -143,10 +143,10 @@ def _start(progress: float, total: int | None, last_step: int | None = None) -> 
     """Describe the first step at this progress.
 
     >>> _start(0.5, 40), _start(1.0, 40), _start(0.9, 5), _start(0.5, 40, 20), _start(0.5, None)
-    ('from step 21', 'never (it starts at the end)', 'not reached in this run', 'not reached in this run', 'from 50 %')
+    ('from step 21', 'not reached in this run', 'not reached in this run', 'not reached in this run', 'from 50 %')
     """
     if progress == 1.0:
-        return "never (it starts at the end)"
+        return "not reached in this run"
     if total is None:
         return f"from {100 * progress:.0f} %"
     first = first_step(progress, total) if total > 0 else None
