@@ -113,7 +113,7 @@ def test_coco_ids_without_image_data_are_an_error(data: Dataset) -> None:
     listed = data.exclusion("coco:139")
     with pytest.raises(RowsError) as caught:
         data.convert(with_data=False, exclude_image_ids=listed)
-    assert mentions(caught.value, f"--exclude-image-ids {listed}: ", "image_data.json", "--image-data")
+    assert mentions(caught.value, f"--exclude-image-ids {listed}", "image_data.json", "--image-data")
     data.image(("two", A))
     found, _ = data.convert(with_data=False, exclude_image_ids=data.exclusion(f"vg:{number}"))  # needs no such file
     assert phrases(found) == ["two"]

@@ -69,7 +69,7 @@ def test_reports_that_cannot_be_read(mixed: Evaluation, tmp_path: Path) -> None:
     for name, kind, message in (
         ("old.json", EvaluationError, r"old.json: .* `\$.version`"),
         ("no.json", EvaluationError, "no.json: not a report"),
-        ("gone.json", RowsError, "cannot be read"),
+        ("gone.json", RowsError, "gone.json"),
     ):
         with pytest.raises(kind, match=message):
             load(tmp_path / name)
