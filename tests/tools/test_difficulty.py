@@ -196,7 +196,7 @@ MISTAKES = {
     "data of other columns": (["{dump}", "--data", "{data}", "--data", "{embed}"], "columns differ"),
     "data without prompts": (["{dump}", "--data", "{bare}"], "no column 'prompt'"),
     "empty dump": (["{empty}", "--data", "{data}"], "dumps are empty"),
-    "another run's dump": (["{dump}", "--data", "{embed}"], "none of 4 rollouts matches a row of --data: 4 have a"),
+    "another run's dump": (["{dump}", "--data", "{embed}"], "none of 4 rollouts matches a row of e.parquet: 4 have a"),
     "few samples": (["{dump}", "--data", "{data}", "--min-samples", "9"], "no row has 9 rollouts or more"),
     "nothing left": (
         ["{dump}", "--data", "{data}", "--min-rate", "1", "--unseen", "drop"],

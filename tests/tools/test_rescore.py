@@ -110,7 +110,7 @@ BAD_MOMENTS = {
     "no such stage": (lambda: rescore([rollout("")], judging(moment=Moment(stage=2))), "has the stages 0, 1"),
     "no step": (
         lambda: rescore([rollout("", step=None)], judging(moment=Moment(total_steps=9))),
-        "1:1 has no step",
+        "1.jsonl:1 has no step",
     ),
 }
 
