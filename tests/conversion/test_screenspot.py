@@ -148,7 +148,10 @@ BAD: dict[str, tuple[Any, str]] = {
         entry(FRACTIONS),
         r"box \[0\.21, 0\.255, 0\.695, 0\.43\]: .*xywh-abs.*; .*--box-format xyxy-norm1",
     ),
-    "fractions with img_size": (entry(FRACTIONS, img_size=list(WH)), r"0\.43\]: .*xyxy-abs.*; .*--box-format xyxy-norm1"),
+    "fractions with img_size": (
+        entry(FRACTIONS, img_size=list(WH)),
+        r"0\.43\]: .*xyxy-abs.*; .*--box-format xyxy-norm1",
+    ),
     "corners in the wrong order": (entry([150, 300, 30, 20], img_size=list(WH)), "30"),
     "pixels as fractions": (seeclick(XYXY), "outside the image"),
     "off the screen": (seeclick([1.2, 0.5, 1.4, 0.6]), "outside the image"),

@@ -248,7 +248,7 @@ def test_the_summary_follows_the_settings() -> None:
     gated = dict(run(f"{SETTINGS}.schedule.kind=gated", f"++{SETTINGS}.schedule.gate={{bar:0.5}}").summary)
     assert gated["thresholds"].startswith("gated on ")
     never = dict(run(f"{SETTINGS}.schedule.at=1.0", "actor_rollout_ref.actor.use_kl_loss=true").summary)
-    assert "0.75/0.75/0.9 never" in never["thresholds"]
+    assert "0.75/0.75/0.9 not reached" in never["thresholds"]
     short = run(f"{SETTINGS}.schedule.at=0.9", "trainer.total_training_steps=5")
     assert "0.75/0.75/0.9 not reached in this run" in dict(short.summary)["thresholds"]
     assert any(note.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 5 steps") for note in short.notes)
