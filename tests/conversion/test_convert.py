@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -112,12 +113,14 @@ def test_a_converter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert [row["extra_info"]["image_id"] for row in read_rows(out)] == [it for it in ids if it != ids[0]]
 
 
-def test_a_source_is_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_source", [True, False])
+def test_a_source_or_a_parquet_of_others_is_not_overwritten(is_source: bool, tmp_path: Path) -> None:
     sources = write_source("countbench", tmp_path)
-    data = Path(sources[0]).read_bytes()
-    done = run("countbench", sources, Path(sources[0]))
-    assert (done.exit_code, done.stderr.startswith(f"error: {sources[0]}: ")) == (2, True)
-    assert Path(sources[0]).read_bytes() == data
+    out = Path(sources[0]) if is_source else copyfile(sources[0], tmp_path / "other.parquet")
+    data = out.read_bytes()
+    done = run("countbench", sources, out)
+    assert (done.exit_code, done.stderr.startswith(f"error: {out}: ")) == (2, True)
+    assert out.read_bytes() == data
 
 
 @pytest.mark.parametrize("name", TOOLS)

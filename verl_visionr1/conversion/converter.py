@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import Parameter, Signature, signature
@@ -22,6 +23,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import sha256_of
 from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowsError
+from verl_visionr1.rows import METADATA_KEY, schema_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ class Converter:
         reading = self.read(**given, options=options, ledger=ledger)
         if os.path.abspath(out) in map(os.path.abspath, reading.files):
             raise RowsError(f"{out}: is a source; name another file to write")
+        if _is_foreign(Path(out)):  # perhaps the last source, and OUT was forgotten
+            raise RowsError(f"{out}: is a parquet that visionr1 did not write; name another file, or remove it")
         name = reading.name or ", ".join(path.name for path in reading.files)
         return write_items(
             reading.items,
@@ -105,6 +109,13 @@ class Converter:
         out, options = (Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("out", "options"))
         show_progress = Parameter("show_progress", Parameter.KEYWORD_ONLY, default=False)
         return Signature([*self.sources, out, options.replace(default=None), show_progress])
+
+
+def _is_foreign(out: Path) -> bool:
+    """Whether a file is a parquet without the metadata of `RowWriter`."""
+    with suppress(RowsError):  # missing, or not a parquet
+        return out.suffix == ".parquet" and METADATA_KEY not in (schema_of(out).metadata or {})
+    return False
 
 
 def converter(*tasks: str, example: str) -> Callable[[Callable[..., Reading]], Converter]:
