@@ -218,6 +218,7 @@ def test_external_links_answer(link: str) -> None:
         try:
             urlopen("https://www.python.org", timeout=60)
         except OSError:
+            # a nightly test; a dead link fails only where another site answers
             pytest.skip(f"no web site can be reached from here: {error.reason}")
         raise
     assert status < 400 or status in (403, 405, 429)

@@ -64,7 +64,7 @@ def stopping(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*given, **named)
         except ValueError as error:  # RowsError, RewardError, FrameError, ...
-            raise stop(command.__name__, error) from None
+            raise stop(command.__name__.replace("_", "-"), error) from None
 
     return run
 

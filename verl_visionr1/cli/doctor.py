@@ -25,7 +25,7 @@ N_LINES = 3
 
 
 def doctor(
-    files: Annotated[list[Path], typer.Argument(help="parquet, arrow, jsonl, json, csv, or folders of them")],
+    files: Annotated[list[Path], typer.Argument(help="parquet, arrow, jsonl, json, csv, or folders with such files")],
     val: Annotated[
         list[Path] | None, typer.Option(help="a file for validation (may repeat); default: by the rows' own split")
     ] = None,

@@ -29,7 +29,7 @@ def score(
         list[Path],
         typer.Argument(
             metavar="RUN_DIR|DUMP...",
-            help="a run directory, or dumps of rollouts (.jsonl, .jsonl.gz, .parquet) and folders of them",
+            help="a run directory, or dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders with dumps",
         ),
     ],
     options: Options = NO_OPTIONS,

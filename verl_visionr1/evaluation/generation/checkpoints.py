@@ -112,7 +112,7 @@ def actor_of(path: Path) -> Path | None:
     if (path / TRACKER).is_file() or any(path.glob("global_step_*")):
         step = latest_step(path)
         if step is None:
-            raise ModelError(f"{path}: no {TRACKER} that names one of its folders global_step_N; give one of them")
+            raise ModelError(f"{path}: no {TRACKER} that names a folder global_step_N in it; give such a folder")
         path = step
     is_supervised = any(path.glob("model_world_size_*_rank_*.pt"))  # verl's SFT trainer has no actor folder
     if path.name.startswith("global_step_") and not is_supervised:
