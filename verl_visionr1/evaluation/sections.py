@@ -116,7 +116,9 @@ class Measurement:
             notes.append(f"{found.n_stray} boxes have a label that their row did not ask for: {kept}")
         if n_capped := found.n_images_above(MAX_DETS[-1]):
             many = f"more than maxDets = {MAX_DETS[-1]} objects of a category"
-            notes.append(f"{n_capped} of {found.n_images} images have {many}: AP and AR count no more boxes, so that recall stays below 1")
+            notes.append(
+                f"{n_capped} of {found.n_images} images have {many}: AP counts no more boxes, so recall stays below 1"
+            )
         precisions: list[AveragePrecision] = []
         if "ap" in self.families:
             precisions.append(AveragePrecision(found, len(self.names)))
