@@ -82,7 +82,7 @@ class AlarmRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: Annotated[int, msgspec.Meta(ge=1)] = 2
     sigmas: Annotated[float, msgspec.Meta(ge=0.0)] = 7.0
     reward_without_f1: Share = 0.1
-    box_flood: Multiple = 1.5
+    box_flood: Multiple = 1.3
     repetition: Share = 0.15
     length_growth: Multiple = 2.0
     length_collapse: Share = 0.5

@@ -143,48 +143,34 @@ def _intervals(run: Path) -> dict[str, list[tuple[int, float, float, float]]]:
     return found
 
 
-GAMED = {"recall-alone": "recall alone", "recall-alone-single": "recall alone", "ap-released": "od_ap"}
-"""Arms of `benchmarks/claims` whose reward is gamed, and its name; the first that was run is drawn."""
+GAMED = ROOT / "benchmarks" / "claims" / "results" / "recall-alone_1.json"
+"""A run whose reward is recall alone."""
 
 
 def gamed(theme: str) -> None:
-    """Reward, F1 and boxes per object while a reward is gamed, and the steps with an alarm; mean over the seeds."""
-    results = ROOT / "benchmarks" / "claims" / "results"
-    arm = next((arm for arm in GAMED if list(results.glob(f"{arm}_[0-9]*.json"))), None)
-    if arm is None:
-        print(f"gamed: none of {', '.join(GAMED)} was run yet; nothing drawn")
-        return
-    files = sorted(results.glob(f"{arm}_[0-9]*.json"))
-    runs = [[step for step in json.loads(file.read_text())["curve"] if "visionr1/value/mean" in step] for file in files]
-    steps = [step["step"] for step in runs[0]]
+    """Reward, F1 and boxes per object while a reward is gamed, and the steps with an alarm."""
+    curve = [step for step in json.loads(GAMED.read_text())["curve"] if "visionr1/value/mean" in step]
+    steps = [step["step"] for step in curve]
     with themed(theme):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
         for axes, key, label, colour in (
-            (left, "value", f"reward: {GAMED[arm]}", ORANGE),
+            (left, "value", "reward: recall alone", ORANGE),
             (left, "f1_50", "F1 at IoU .5", BLUE),
             (right, "boxes_per_target", "boxes per object", GREEN),
         ):
-            axes.plot(steps, _mean_curve(runs, f"visionr1/{key}/mean"), color=colour, linewidth=2, label=label)
+            values = [step[f"visionr1/{key}/mean"] for step in curve]
+            axes.plot(steps, values, color=colour, linewidth=2, label=label)
         for axes in (left, right):
-            for step in _steps_with_alarm(runs):
-                axes.axvspan(step - 0.5, step + 0.5, color=RED, alpha=0.15, linewidth=0)
+            for step in filter(_has_alarm, curve):
+                axes.axvspan(step["step"] - 0.5, step["step"] + 0.5, color=RED, alpha=0.15, linewidth=0)
             axes.set_xlabel("step (red: an alarm is on)")
             axes.grid(alpha=0.5)
             axes.legend(loc="best")
         save(figure, "gamed", theme)
 
 
-def _mean_curve(runs: list[list[dict[str, float]]], key: str) -> list[float]:
-    return [sum(step[key] for step in same) / len(runs) for same in zip(*runs, strict=False)]
-
-
-def _steps_with_alarm(runs: list[list[dict[str, float]]]) -> list[int]:
-    alarm = "visionr1/alarm/"
-    return [
-        int(same[0]["step"])
-        for same in zip(*runs, strict=False)
-        if any(value for step in same for key, value in step.items() if key.startswith(alarm))
-    ]
+def _has_alarm(step: Mapping[str, float]) -> bool:
+    return any(value for key, value in step.items() if key.startswith("visionr1/alarm/"))
 
 
 # --- architecture ----------------------------------------------------------------------------------------------------

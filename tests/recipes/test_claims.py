@@ -123,10 +123,8 @@ def test_an_interval_covers_the_spread_between_seeds(tmp_path: Path, monkeypatch
     assert against_rl.high - against_rl.value == pytest.approx(np.hypot(of_mean, 4.303 * 0.02), abs=1e-5)
 
 
-GAMED = ("recall-alone", "recall-alone-single", "ap-released")
-"""Arms whose rewards can be gamed; where one was, F1 fell."""
-SILENT = {"format": {"frac_reward_zero_std"}}
-"""Arms whose reward soon says nothing about an answer, and the alarms that say so."""
+EXPECTED = {"format": {"frac_reward_zero_std"}, "recall-alone": {"box_flood"}, "recall-alone-single": {"box_flood"}}
+"""Arm whose reward is gamed, or soon says nothing about an answer -> alarms that every run of it must raise."""
 
 
 @pytest.mark.parametrize(
@@ -143,9 +141,10 @@ def test_alarms_sound_on_gamed_runs_within_a_few_steps_and_on_no_healthy_one(fil
     """Real training curves, recorded by the study."""
     record = json.loads(file.read_text())
     found = alarm_replay.replay(record["curve"])
-    if found.damaged_at is None:
-        assert found.first.keys() == SILENT.get(record["arm"], set()) or record["arm"] in GAMED
-    else:
+    expected = EXPECTED.get(record["arm"], set[str]())
+    assert expected <= found.first.keys()
+    assert expected or not found.first
+    if found.damaged_at is not None:
         assert min(found.first.values()) <= found.damaged_at + 6
 
 
