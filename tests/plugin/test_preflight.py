@@ -138,6 +138,8 @@ def test_the_callback_of_the_flag_ends_the_process() -> None:
     del lacking.trainer.total_training_steps
     with pytest.raises(SystemExit, match=r"visionr1: trainer\.total_training_steps: not in the config"):
         RunPreflight().on_run_start(lacking)
+    with pytest.raises(SystemExit, match=r"visionr1: trainer\.test_freq=\{'a': None\}"):
+        RunPreflight().on_run_start(config_of("trainer.test_freq={a: null}"))
 
 
 @pytest.mark.slow

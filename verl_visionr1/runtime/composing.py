@@ -134,9 +134,9 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value of everything that is not a mapping; missing values (`???`) are left out."""
+    """Yield dotted key and value of everything that is not a mapping, without missing values (`???`) and `hydra`."""
     for name in node:
-        if OmegaConf.is_missing(node, name):
+        if OmegaConf.is_missing(node, name) or (not prefix and name == "hydra"):
             continue
         value = node[name]
         if isinstance(value, DictConfig):

@@ -29,7 +29,7 @@ class RunPreflight(Callback):
         """Exit with code 1 and the problems, one per line, if there are any; else print the plan of the run."""
         with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
         try:
-            preflight.stop_at(preflight_problems(config))
+            preflight.stop_at(composing.type_problems(config) or preflight_problems(config))
             lines = [f"{label}: {text}" for label, text in summary.plan_of(config)]
             lines += [f"warning: {warning}" for warning in run_checks.warnings_of(config, with_stages=with_stages)]
         except ConfigAttributeError as error:
