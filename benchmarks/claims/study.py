@@ -76,7 +76,7 @@ def train(arm: Arm, seed: int, run_dir: Path, sets_dir: Path) -> Path:
 def evaluate(model: Path, sets: Sequence[Path], out: Path) -> Evaluation:
     """Answer all held-out sets greedily by `visionr1 eval`, and return its report."""
     command = ["visionr1", "eval", model, *sets, "--out", out, "--max-tokens", str(MAX_TOKENS)]
-    command += ["--route", "counting=counting-list", "--resamples", str(RESAMPLES)]
+    command += ["--preset", "visionr1", "--route", "counting=counting-list", "--resamples", str(RESAMPLES)]
     subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return load(out / "report.json")
 

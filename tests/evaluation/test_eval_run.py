@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from verl_visionr1.evaluation.generation.records import Sampling, open_predictio
 from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.judging import Processing
 from verl_visionr1.rollouts.run import Start, write_run
+from verl_visionr1.schedule import staged
 
 # -------------------------------------------------------------------------------------------- the answers of a run
 
@@ -175,10 +177,74 @@ def test_the_budgets_of_an_evaluation_are_taken(tmp_path: Path) -> None:
     assert (judging.processing, judging.max_tokens) == (Processing(None, 3136, 50176), 77)
 
 
+RECALL = PRESETS["visionr1"].with_weights({"format": 0.0, "recall": 1.0, "precision": 0.0})
+RUN = {
+    "presets": [preset_to_dict(RECALL)],
+    "frame": "qwen3-vl", "total_steps": 22, "n_steps": 22, "max_tokens": 80, "min_pixels": 3136, "max_pixels": 50176,
+}  # fmt: skip
+"""A run whose reward is recall alone: LOOSE has a match with the schedule off, and none at the last stage."""
+LATE = {"presets": [preset_to_dict(dataclasses.replace(RECALL, schedule=staged(at=0.99)))]}
+OF_A_RUN = {
+    # changes of the run, options -> settings of the report, rewards of RIGHT, LOOSE, WRONG
+    "as in its last validation": ({}, (), {"stage": "final", "frame": "qwen3-vl"}, [1, 0, 0]),
+    "validation without thresholds": ({"validation": "off"}, (), {"stage": "off"}, [1, 1, 0]),
+    "validation at the current ones": ({"validation": "current"}, (), {"stage": "final"}, [1, 0, 0]),
+    "a switch that no step reaches": (LATE, (), {}, [1, 1, 0]),
+    "a gate may have opened": ({**LATE, "is_gated": True}, (), {}, [1, 0, 0]),
+    "no schedule": ({"total_steps": None}, (), {}, [1, 1, 0]),
+    "in another frame": ({"frame": "original"}, (), {"frame": "original"}, [0, 0, 0]),
+    "routed": (
+        {"presets": [RUN["presets"][0], preset_to_dict(PRESETS["vlmr1-rec"])], "by_task": {"grounding": 1}},
+        (),
+        {},
+        None,
+    ),
+    "another stage": ({}, ("--stage", "off"), {"stage": "off"}, [1, 1, 0]),
+    "another preset": ({}, ("--preset", "visionr1"), {"preset": "visionr1"}, [1, 0.333, 0.333]),
+    "another format": ({}, ("--format", "gemma-json"), {"answer_format": "gemma-json"}, None),
+}
+
+
+@pytest.mark.parametrize(("changes", "words", "settings", "rewards"), OF_A_RUN.values(), ids=OF_A_RUN)
+def test_answers_of_a_runs_model_are_scored_as_in_the_run(
+    changes: dict[str, Any],
+    words: tuple[str, ...],
+    settings: dict[str, Any],
+    rewards: list[float] | None,
+    tmp_path: Path,
+) -> None:
+    folder = answered(tmp_path / "a", [RIGHT, LOOSE, WRONG], run=Start(**{**RUN, **changes}))
+    code, _, err = visionr1("eval", "--out", folder, "--recompute", "--resamples", 0, *words)
+    assert code == 0, err
+    found = json.loads((folder / "report.json").read_text())["settings"]
+    assert {name: found.get(name) for name in settings} == settings
+    rows = [json.loads(row) for row in (folder / "report.rows.jsonl").read_text().splitlines()]
+    if rewards is not None:
+        assert [row["reward"] for row in rows] == pytest.approx(rewards, abs=1e-3)
+    if not words:  # the other tools say the same
+        assert visionr1("score", folder, "--out", tmp_path / "rows.jsonl")[0] == 0
+        scored = [json.loads(line)["value"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        assert scored == pytest.approx([row["reward"] for row in rows], abs=1e-6)
+        assert visionr1("eval", folder, "--resamples", 0, "--out", tmp_path / "again")[0] == 0
+        again = [json.loads(row) for row in (tmp_path / "again" / "report.rows.jsonl").read_text().splitlines()]
+        assert [row["reward"] for row in again] == scored
+
+
+def test_another_run_may_score_the_answers(tmp_path: Path) -> None:
+    folder, run = answered(tmp_path / "a", [RIGHT, LOOSE]), tmp_path / "run"
+    write_run(Start(**RUN, checkpoint_dir=str(run / "checkpoints"), validation_dir=str(run / "validation")))
+    assert visionr1("eval", "--out", folder, "--recompute", "--resamples", 0, "--run", run)[0] == 0
+    rows = [json.loads(row) for row in (folder / "report.rows.jsonl").read_text().splitlines()]
+    assert [row["reward"] for row in rows] == [1, 0]
+    assert str(tmp_path / "gone") in refused("--out", folder, "--recompute", "--run", tmp_path / "gone")
+
+
 def test_evaluations_that_differ_are_not_read_as_one(tmp_path: Path) -> None:
     same, other = answered(tmp_path / "a", [RIGHT]), answered(tmp_path / "b", [RIGHT], model_type="qwen2_5_vl")
     assert evaluation_of([same, same / "predictions.jsonl"]) is not None
     assert evaluation_of([same, other]) is None
+    of_a_run = answered(tmp_path / "c", [RIGHT], run=Start(**RUN))
+    assert evaluation_of([same, of_a_run]) is None
 
 
 def test_an_evaluation_is_measured_again_as_it_was(tmp_path: Path) -> None:

@@ -130,6 +130,16 @@ def test_the_model_sees_what_training_shows_it(files: list[Path], budget: tuple[
 
 
 @pytest.mark.verl
+def test_arguments_of_the_chat_template_reach_it(files: list[Path]) -> None:
+    from verl_visionr1.evaluation.generation.prompts import Prompts
+
+    asked = next(asked_rows(files))
+    plain, given = Prompts(TINY), Prompts(TINY, chat_template_kwargs={"add_generation_prompt": False})
+    assert given.question(asked).token_ids == plain.question(asked).token_ids[: len(given.question(asked).token_ids)]
+    assert given.question(asked).token_ids != plain.question(asked).token_ids
+
+
+@pytest.mark.verl
 def test_rows_that_no_model_can_be_shown(tmp_path: Path) -> None:
     from verl_visionr1.evaluation.generation.prompts import Prompts
 

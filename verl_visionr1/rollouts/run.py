@@ -25,6 +25,7 @@ from verl_visionr1.rewards.context import ValidationStage
 from verl_visionr1.rewards.presets import build_preset
 from verl_visionr1.rollouts.inference import RUN_FILE
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing, Training
+from verl_visionr1.rollouts.places import step_number
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import SettingsError, decoded
 
@@ -44,6 +45,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         total_steps: steps that count as the whole of training; None without a schedule.
         min_pixels, max_pixels: the budget of images in pixels; None: the model's own.
         model, model_type: its path, and the type in its config.json.
+        chat_template_kwargs: `data.apply_chat_template_kwargs`.
     """
 
     from_step: int = 1
@@ -65,6 +67,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     model: str = ""
     model_type: str = ""
+    chat_template_kwargs: dict[str, Any] = {}
     train_files: list[str] = []
     val_files: list[str] = []
     rollout_dir: str | None = None
@@ -72,28 +75,35 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_dir: str | None = None
     versions: dict[str, str] = {}
 
-    def judging(self) -> Judging:
-        """Settings for scoring a rollout of this start again."""
+    def judging(self, *, is_evaluation: bool = False) -> Judging:
+        """Settings for scoring a rollout of this start again; `is_evaluation`: see `Training`."""
         presets = [_built(plain) for plain in self.presets]
         places = (self.by_task, self.by_source, self.by_column)
         rules = [{key: presets[place] for key, place in one.items()} for one in places]
         routes = Routes(presets[0], *rules, column=tuple(self.column.split(".")) if self.column else ())
+        training = Training(
+            self.total_steps, self.n_steps, self.validation, is_gated=self.is_gated, is_evaluation=is_evaluation
+        )
         return Judging(
             presets[0],
             frame_named(self.frame),
-            Moment(run=Training(self.total_steps, self.n_steps, self.validation, is_gated=self.is_gated)),
+            Moment(run=training),
             Processing(None, self.min_pixels, self.max_pixels),
             self.max_tokens,
             reasoning=self.reasoning,
             routes=routes,
         )
 
+    @property
+    def names(self) -> str:
+        """Names of its presets."""
+        return ", ".join(str(preset.get("name")) for preset in self.presets)
+
     def describe(self) -> str:
         """Describe the run in one line."""
-        names = ", ".join(str(preset.get("name")) for preset in self.presets)
         steps = "no schedule (base thresholds)" if self.total_steps is None else f"{self.total_steps} steps"
         pixels = "" if self.max_pixels is None else f", {self.min_pixels} to {self.max_pixels} pixels"
-        return f"preset {names}, frame {self.frame}, {steps}, validation {self.validation}{pixels}"
+        return f"preset {self.names}, frame {self.frame}, {steps}, validation {self.validation}{pixels}"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +121,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """Settings for scoring its rollouts again, each by the start of its step."""
         before = tuple((after.from_step - 1, start.judging()) for start, after in pairwise(self.starts))
         return replace(self.last.judging(), earlier=before)
+
+    def at(self, step: int) -> Start:
+        """The start that a checkpoint of this step belongs to."""
+        return next((start for start in reversed(self.starts) if start.from_step <= step), self.starts[0])
 
     def with_start(self, start: Start) -> Run:
         """Add a start: later ones are dropped, an equal one is kept."""
@@ -192,6 +206,17 @@ def find_run(path: Path) -> Path | None:
             return folder / RUN_FILE
     above = start.parent / RUN_FILE
     return above if above.is_file() and start.name in _folder_names(read_run(above)) else None
+
+
+def start_of_model(path: Path) -> tuple[Path, Start] | None:
+    """The record of a run, or of the run that a checkpoint `global_step_N` is in, and the start of this model."""
+    folders = (path, *path.parents)
+    step = next((folder for folder in folders if step_number(folder)), None)
+    file = find_run(path if step is None else step.parent)
+    if file is None:
+        return None
+    run = read_run(file)
+    return file, run.last if step is None else run.at(step_number(step))
 
 
 def _folder_names(run: Run) -> set[str]:

@@ -24,6 +24,7 @@ from verl_visionr1.evaluation.generation.records import (
 from verl_visionr1.files import RowError
 from verl_visionr1.functions import installed_versions
 from verl_visionr1.rollouts.records import Counts, OnError
+from verl_visionr1.rollouts.run import Start
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ def generate(
     options: Mapping[str, Any],
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    run: Start | None = None,
     limit: int | None = None,
     logprobs: bool = False,
     batch: int = 256,
@@ -122,6 +124,7 @@ def generate(
         device: "auto", "cpu" or "cuda"; see `chosen_device`.
         options: arguments of `vllm.LLM` that do not affect answers, except by rounding.
         min_pixels, max_pixels: budget of `data.mm_processor_kwargs`; both or none.
+        run: the start of the run whose chat template arguments are used, and whose settings score the answers.
         limit: number of first rows of each file; None: all.
         batch: rows per batch; the images of two batches are in memory.
 
@@ -146,6 +149,8 @@ def generate(
         sampling=sampling,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
+        chat_template_kwargs={} if run is None else run.chat_template_kwargs,
+        run=run,
         logprobs=logprobs,
         data=fingerprints,
         device=device,
@@ -156,7 +161,7 @@ def generate(
         progress.n_before = len(wanted)
         if progress.n_before < progress.n_rows:
             say(f"loading {found.folder} on {device}")
-            prompts = Prompts(found.folder, min_pixels, max_pixels)
+            prompts = Prompts(found.folder, min_pixels, max_pixels, made.chat_template_kwargs)
             answer_rows(
                 asked_rows(data, limit),
                 prompts.question,

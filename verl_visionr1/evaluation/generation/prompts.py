@@ -90,14 +90,22 @@ class Prompts:
 
     Args:
         min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
+        chat_template_kwargs: `data.apply_chat_template_kwargs`.
 
     Attributes:
         banned: tokens of images and videos, which verl never lets a model generate.
     """
 
-    def __init__(self, folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         from transformers import AutoProcessor
 
+        self._chat_template_kwargs = {"add_generation_prompt": True, **(chat_template_kwargs or {}), "tokenize": False}
         self.processor: Any = AutoProcessor.from_pretrained(folder)
         self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
         self.mm_processor_kwargs: dict[str, Any] = {}
@@ -121,7 +129,7 @@ class Prompts:
         row = asked.columns
         messages = messages_of(row, asked.where)
         images = self._images(messages, asked.where)
-        rendered = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = self.processor.apply_chat_template(messages, **self._chat_template_kwargs)
         token_ids: list[int] = self.tokenizer(rendered)["input_ids"]
         sizes_wh = [self._processed_wh(image.size) for image in images]
         prediction = Prediction(

@@ -15,6 +15,7 @@ import msgspec
 
 from verl_visionr1.evaluation.predictions import Prediction, encode, read_predictions
 from verl_visionr1.files import RowsError, disk_error, read_bytes, reading, write_whole
+from verl_visionr1.rollouts.run import Start
 
 PREDICTIONS = "predictions.jsonl"
 SETTINGS = "eval.json"
@@ -48,6 +49,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         weights: digest of the model's config and weights; see `fingerprint`.
         min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
+        chat_template_kwargs: `data.apply_chat_template_kwargs`.
+        run: the start of the run whose settings score the answers; None: there is none.
         data: name of each parquet file -> its digest.
         device: "cpu" or "cuda".
     """
@@ -58,6 +61,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling
     min_pixels: int | None = None
     max_pixels: int | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    run: Start | None = None
     logprobs: bool = False
     data: dict[str, str]
     device: str
@@ -200,7 +205,7 @@ def refuse_others(path: Path, before: Made, now: Made) -> None:
 def _flat(made: Made) -> dict[str, Any]:
     """The settings that decide the answers, by name; a model that was moved has the same weights."""
     plain = msgspec.to_builtins(made)
-    del plain["model"], plain["model_type"]
+    del plain["model"], plain["model_type"], plain["run"]
     for key in ("sampling", "data", "versions"):
         plain |= {f"{key} {name}": value for name, value in plain.pop(key).items()}
     return plain
