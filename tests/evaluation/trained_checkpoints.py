@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from eval_command import refused
+from eval_command import visionr1
 
 from verl_visionr1.evaluation.generation.records import Made
 from verl_visionr1.evaluation.predictions import read_predictions
@@ -63,7 +63,8 @@ def assert_checkpoint_evaluates_as_validated(run_dir: Path) -> None:
     assert len({row["iou_mean"] for row in validated}) > 2, "overlaps that are all alike would prove nothing"
     kept = msgspec.json.decode((out / "eval.json").read_bytes(), type=Made)
     assert (kept.model_type, kept.device) == ("qwen3_vl", "cpu")
-    assert "temperature = 0.0, not 0.5" in refused(*words[1:], "--temperature", 0.5)
+    code, _, err = visionr1(*words, "--temperature", 0.5)
+    assert (code, "temperature = 0.0, not 0.5" in err) == (2, True), err
 
 
 def start(run_dir: Path, *words: object) -> subprocess.Popen[bytes]:

@@ -332,10 +332,10 @@ def assert_evaluates_near_validation(run_dir: Path, val: Path) -> None:
     rows = [json.loads(line) for line in (out / "report.rows.jsonl").read_text().splitlines()]
     assert {row["preset"] for row in rows} == {"visionr1", "counting-list"}
     scored = {row["output"] + row["gts"]: row["score"] for row in validated}
-    known = [scored[key] for key in (each["output"] + each["gts"] for each in answered) if key in scored]
-    assert known == pytest.approx(
-        [row["reward"] for row, each in zip(rows, answered, strict=True) if each["output"] + each["gts"] in scored]
-    )
+    texts = {(row["file"], row["row"]): row["output"] + row["gts"] for row in answered}
+    rewards = {texts[row["file"], row["row"]]: row["reward"] for row in rows}
+    both = scored.keys() & rewards.keys()
+    assert [rewards[text] for text in both] == pytest.approx([scored[text] for text in both], abs=1e-6)
 
 
 @pytest.mark.nightly
