@@ -29,7 +29,6 @@ from verl_visionr1.cli import app
 from verl_visionr1.criteria import CRITERIA
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.evaluation.reading import read_all
-from verl_visionr1.evaluation.settings import EvaluationSettings
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout
@@ -238,7 +237,7 @@ def evaluated(text: str, target: Target, prompt: str) -> float:
     prediction = Prediction(
         input=prompt, output=text, gts=target.to_json(), data_source="x", file="a", row=0, uid=uid_of("a", 0, 0)
     )
-    (found,) = read_all([prediction], EvaluationSettings(stage="off"))
+    (found,) = read_all([prediction.rollout()], Judging(PRESETS["visionr1"], FRAMES["original"]))
     return found.score.value
 
 

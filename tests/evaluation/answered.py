@@ -1,16 +1,21 @@
-"""Answers of a model that finds most boxes, the less exactly the more noise."""
+"""Answers of a model that finds most boxes, the less exactly the more noise; and the evaluation of answers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from verl_visionr1 import Target
+from verl_visionr1.cli.judging import Options, default_judging, override
+from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
-from verl_visionr1.evaluation.records import Section
+from verl_visionr1.evaluation.reading import Read, read_all
+from verl_visionr1.evaluation.records import Evaluation, Section
 from verl_visionr1.evaluation.settings import EvaluationSettings
+from verl_visionr1.rollouts.judging import Judging
 
 WH = (640, 480)
 
@@ -35,6 +40,22 @@ def answers(seed: int, noise: float, *, n: int = 40, source: str = "coco", **fie
 
 
 FEW = EvaluationSettings(resamples=40)
+NONE = EvaluationSettings(resamples=0)
+
+
+def judged(**options: Any) -> Judging:
+    """How `visionr1 eval` scores answers by its options."""
+    return override(default_judging(), Options(**({"stage": "final"} | options)))
+
+
+def evaluated(
+    predictions: Iterable[Prediction], settings: EvaluationSettings = NONE, *, model: str = "", **options: Any
+) -> Evaluation:
+    return evaluate((each.rollout() for each in predictions), judged(**options), settings, model=model)
+
+
+def read(predictions: Iterable[Prediction], **options: Any) -> list[Read]:
+    return read_all((each.rollout() for each in predictions), judged(**options))
 
 
 def table_of(section: Section, name: str) -> dict[Any, list[Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from verl_visionr1.evaluation.evaluating import evaluate
+from answered import evaluated
+
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.settings import EvaluationSettings
 from verl_visionr1.targets import Target
@@ -37,5 +38,5 @@ CAT, DOG, ELSEWHERE = [10.0, 10.0, 110.0, 110.0], [200.0, 200.0, 300.0, 400.0], 
 
 def numbers_of(*predictions: Prediction, **options: Any) -> dict[str, float | None]:
     options = {"resamples": 0, "metrics": ("ap",)} | options
-    (section,) = evaluate(predictions, EvaluationSettings(**options)).sections
+    (section,) = evaluated(predictions, EvaluationSettings(**options)).sections
     return {name: estimate.value for name, estimate in section.estimates.items()}

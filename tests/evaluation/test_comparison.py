@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from answered import FEW, WH, answers, table_of
+from answered import FEW, WH, answers, evaluated, table_of
 
 from verl_visionr1 import Target
 from verl_visionr1.evaluation import average_precision
 from verl_visionr1.evaluation.comparison import DIFFERENCES, ROW_BY_ROW, compare
-from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.markdown import markdown
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.records import Evaluation, load, save
@@ -37,7 +36,7 @@ def mixed() -> Evaluation:
     count = Target(task="counting", size_wh=WH, count=2, categories=["cat"]).to_json()
     fields: dict[str, Any] = {"data_source": "counts", "file": "c", "uid": ""}
     rows += [Prediction(input="", output=text, gts=count, row=i, **fields) for i, text in enumerate("2322")]
-    return evaluate(rows, FEW, model="run")
+    return evaluated(rows, FEW, model="run")
 
 
 def test_each_data_source_and_task_has_its_own_numbers(mixed: Evaluation) -> None:
@@ -100,10 +99,10 @@ def test_against_itself_nothing_differs(mixed: Evaluation) -> None:
 
 
 def test_the_better_model_is_better_and_pairs_are_narrower() -> None:
-    good, bad = (evaluate(answers(0, noise), EvaluationSettings(resamples=100)) for noise in (0.02, 0.06))
+    good, bad = (evaluated(answers(0, noise), EvaluationSettings(resamples=100)) for noise in (0.02, 0.06))
     elsewhere = [msgspec.structs.replace(row, image_id=f"x{row.row}") for row in answers(0, 0.06)]
     (section,), (apart,) = (
-        compare(good, one).sections for one in (bad, evaluate(elsewhere, EvaluationSettings(resamples=100)))
+        compare(good, one).sections for one in (bad, evaluated(elsewhere, EvaluationSettings(resamples=100)))
     )
     assert (len(section.notes), len(apart.notes)) == (0, 1), "unpaired intervals are named"
     assert table_of(apart, ROW_BY_ROW) == {}, "no common rows"
@@ -122,7 +121,7 @@ def test_row_by_row_is_what_a_hand_counts() -> None:
     base, changed = answers(0, 0.0, n=6), answers(0, 0.0, n=6)
     changed[0] = msgspec.structs.replace(changed[0], output="[]")
     changed[1] = msgspec.structs.replace(changed[1], output=changed[1].output[:-1])  # no longer well-formed
-    ours, theirs = evaluate(changed, FEW), evaluate(base, FEW)
+    ours, theirs = evaluated(changed, FEW), evaluated(base, FEW)
     rows = table_of(compare(ours, theirs).sections[0], ROW_BY_ROW)
     assert rows["F1@50"][1:4] == [6, 0, 1]
     assert rows["reward up, F1@50 down"][1] == 0
@@ -132,14 +131,14 @@ def test_row_by_row_is_what_a_hand_counts() -> None:
 
 
 def test_what_does_not_compare_is_said(mixed: Evaluation) -> None:
-    settings = msgspec.structs.replace(FEW, confidence="order", max_tokens=9)
-    alone, own, may = compare(mixed, evaluate(answers(0, 0.05, n=5, source="a"), settings)).notes[::-1]
+    other = msgspec.structs.replace(FEW, confidence="order")
+    alone, own, may = compare(mixed, evaluated(answers(0, 0.05, n=5, source="a"), other, max_tokens=9)).notes[::-1]
     assert alone.startswith("only here: b|x\n (detection), ")
     assert sorted(note.split(": ")[1] for note in (own, may)) == ["confidence", "max_tokens"]
 
 
 def test_equal_rows_of_other_sources_are_drawn_apart_and_averaged() -> None:
-    found = evaluate([row for name in "ab" for row in answers(0, 0.1, n=8, source=name, file=name)], FEW)
+    found = evaluated([row for name in "ab" for row in answers(0, 0.1, n=8, source=name, file=name)], FEW)
     first, second = found.sections
     assert first.estimates["AP"].value == second.estimates["AP"].value == found.averages[0].estimates["AP"].value
     assert first.draws["AP"] != second.draws["AP"]
@@ -147,7 +146,7 @@ def test_equal_rows_of_other_sources_are_drawn_apart_and_averaged() -> None:
 
 def test_averages_over_other_data_sources_are_not_compared() -> None:
     one, other = (
-        evaluate([row for name in names for row in answers(0, 0.1, n=5, source=name, file=name)], FEW)
+        evaluated([row for name in names for row in answers(0, 0.1, n=5, source=name, file=name)], FEW)
         for names in (("a", "b"), ("a", "c"))
     )
     assert [section.source for section in compare(one, other).sections] == ["a"]

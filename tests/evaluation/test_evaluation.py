@@ -8,19 +8,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from answered import FEW, WH, answers
+from answered import WH, answers, evaluated, judged
 from scipy import stats
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.evaluation import average_precision
 from verl_visionr1.evaluation.correlation import Correlated, in_words
-from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
 from verl_visionr1.frames import FrameError
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of
-from verl_visionr1.rollouts.judging import Processing
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +57,7 @@ def test_rows_of_one_image_are_drawn_together() -> None:
 
 
 def test_ap_lies_in_its_interval_though_its_resamples_do_not_average_to_it() -> None:
-    (section,) = evaluate(answers(0, 0.1), EvaluationSettings(resamples=200)).sections
+    (section,) = evaluated(answers(0, 0.1), EvaluationSettings(resamples=200)).sections
     for name in ("AP", "AP50", "AP75", "AR100", "F1@50", "reward", "AP/cat"):
         found = section.estimates[name]
         assert found.low is not None
@@ -126,7 +124,7 @@ def test_the_sign_of_a_correlation_is_told(rho: Estimate, word: str) -> None:
 
 
 def test_the_table_by_reward_rises_where_the_reward_tells() -> None:
-    (section,) = evaluate(answers(0, 0.1, n=60), msgspec.structs.replace(FEW, stage="off", resamples=30)).sections
+    (section,) = evaluated(answers(0, 0.1, n=60), EvaluationSettings(resamples=30), stage="off").sections
     table = next(table for table in section.tables if table.name == "by reward")
     f1, ap = (
         np.array([line[table.columns.index(name)] for line in table.rows], dtype=float) for name in ("F1@50", "AP")
@@ -140,8 +138,7 @@ def test_the_table_by_reward_rises_where_the_reward_tells() -> None:
 @pytest.mark.parametrize("preset", ["visionr1", "vlmr1-rec", "visionr1-paper"])
 def test_means_are_those_of_the_rewards_own_road(preset: str) -> None:
     rows = answers(1, 0.05, processed_wh=(644, 476))
-    settings = EvaluationSettings(preset=preset, frame="qwen2.5-vl", resamples=0)
-    means = evaluate(rows, settings).training["coco"]
+    means = evaluated(rows, preset=preset, frame="qwen2.5-vl").training["coco"]
     final = {"progress": 1.0} if len(PRESETS[preset].schedule.points) > 1 else {}
     judged = [
         score(
@@ -156,7 +153,7 @@ def test_means_are_those_of_the_rewards_own_road(preset: str) -> None:
 
 
 def test_no_resamples_give_no_intervals() -> None:
-    (section,) = evaluate(answers(0, 0.1), EvaluationSettings(resamples=0)).sections
+    (section,) = evaluated(answers(0, 0.1)).sections
     assert {(found.low, found.high) for found in section.estimates.values()} == {(None, None)}
     assert section.draws == {}
 
@@ -164,15 +161,15 @@ def test_no_resamples_give_no_intervals() -> None:
 def test_the_frame_and_the_stage_matter() -> None:
     rows = answers(1, 0.05)
     means = [
-        evaluate(rows, EvaluationSettings(resamples=0, **options)).training["coco"]
+        evaluated(rows, **options).training["coco"]
         for options in ({}, {"stage": "off"}, {"frame": "qwen2.5-vl"}, {"frame": "qwen2-vl"})
     ]
     assert means[0]["reward"] != means[1]["reward"]
     assert means[0]["f1_50"] == means[1]["f1_50"]
     assert means[0]["iou_mean"] > means[2]["iou_mean"] > means[3]["iou_mean"]
-    fixed = EvaluationSettings(resamples=0, frame="qwen2.5-vl", processing=Processing(fixed_wh=WH))
-    assert evaluate(rows, msgspec.structs.replace(fixed, stage="off")).training["coco"] == means[1]
-    easier = evaluate(rows, fixed).training["coco"]
+    fixed: dict[str, Any] = {"frame": "qwen2.5-vl", "processed": "{}x{}".format(*WH)}
+    assert evaluated(rows, **fixed, stage="off").training["coco"] == means[1]
+    easier = evaluated(rows, **fixed).training["coco"]
     assert easier["reward"] > means[0]["reward"], "models of this family stay at the first stage by default"
     assert easier["f1_50"] == means[0]["f1_50"]
 
@@ -180,7 +177,7 @@ def test_the_frame_and_the_stage_matter() -> None:
 def test_samples_are_averaged_within_their_prompt_first() -> None:
     first, second = answers(0, 0.0, n=2)
     empty = msgspec.structs.replace(first, output="[]", sample=1)
-    rewards = evaluate([first, empty, second], EvaluationSettings(resamples=0))
+    rewards = evaluated([first, empty, second])
     values = [row.reward for row in rewards.rows]
     assert rewards.training["coco"]["reward"] == pytest.approx((np.mean(values[:2]) + values[2]) / 2)
 
@@ -196,29 +193,39 @@ BAD_ROWS = {
 @pytest.mark.parametrize(("rows", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
 def test_rows_that_cannot_be_evaluated(rows: list[Prediction], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        evaluate(rows)
+        evaluated(rows)
 
 
-BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
-    "confidence": ({"confidence": "sure"}, EvaluationError, "confidence = 'sure'"),
-    "family": ({"metrics": ("map",)}, EvaluationError, "metrics = 'map'"),
-    "resamples": ({"resamples": -1}, EvaluationError, "resamples = -1"),
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "confidence": ({"confidence": "sure"}, "confidence = 'sure'"),
+    "family": ({"metrics": ("map",)}, "metrics = 'map'"),
+    "resamples": ({"resamples": -1}, "resamples = -1"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        EvaluationSettings(**settings)
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
     "frame": ({"frame": "pixels"}, FrameError, "frame = 'pixels'"),
     "preset": ({"preset": "best"}, RewardError, "preset = 'best'"),
-    "route": ({"routes": {"counting": "visionr1"}}, RewardError, "routes.counting: visionr1 is for detection"),
+    "route": ({"route": ["counting=visionr1"]}, ValueError, "--route counting=visionr1: visionr1 is for detection"),
     "format": ({"answer_format": "xml"}, EvaluationError, "answer_format = 'xml'"),
 }
 
 
-@pytest.mark.parametrize(("options", "kind", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
-def test_settings_that_cannot_be(options: dict[str, Any], kind: type[ValueError], message: str) -> None:
+@pytest.mark.parametrize(("options", "kind", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_options_that_cannot_be(options: dict[str, Any], kind: type[ValueError], message: str) -> None:
     with pytest.raises(kind, match=message):
-        evaluate([GOOD], EvaluationSettings(**options))
+        judged(**options)
 
 
 def test_another_answer_format_is_read() -> None:
     text = "cat-[0.100,0.100,0.500,0.500]"
     truth = Target(task="grounding", size_wh=(1000, 1000), boxes_xyxy=[[100, 100, 500, 500]], labels=["cat"])
     row = msgspec.structs.replace(GOOD, output=text, gts=truth.to_json())
-    (section,) = evaluate([row], EvaluationSettings(answer_format="griffon", frame="unit", resamples=0)).sections
+    (section,) = evaluated([row], answer_format="griffon", frame="unit").sections
     assert section.estimates["REC@75"].value == 1.0

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from answered import evaluated, read
 from asked import CAT, DOG, ELSEWHERE, STATS, WH, asked, numbers_of, said
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,7 @@ from hypothesis import strategies as st
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
 from verl_visionr1.evaluation.average_precision import after_nms
 from verl_visionr1.evaluation.detections import confidences, detections_of
-from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
-from verl_visionr1.evaluation.reading import read_all
 from verl_visionr1.evaluation.settings import EvaluationSettings
 from verl_visionr1.targets import Target
 
@@ -63,7 +62,7 @@ def test_two_rows_that_ask_for_the_same_are_two_images() -> None:
     rows = [asked(text, i, **truth) for i, text in enumerate(texts)]
     assert numbers_of(*rows)["AP"] == half
     samples = [asked(text, sample=i, **truth) for i, text in enumerate(texts)]
-    (section,) = evaluate(samples, EvaluationSettings(resamples=5)).sections
+    (section,) = evaluated(samples, EvaluationSettings(resamples=5)).sections
     assert (section.estimates["AP"].value, section.n_images, section.n_rows) == (half, 1, 2)
 
 
@@ -106,8 +105,8 @@ def with_tokens(text: str, probabilities: dict[str, float], **fields: Any) -> Pr
 
 
 def confidence_of(prediction: Prediction, rule: Any, **options: Any) -> list[float]:
-    (read,) = read_all([prediction], EvaluationSettings(**options))
-    return confidences(read, rule)
+    (found,) = read([prediction], **options)
+    return confidences(found, rule)
 
 
 def test_confidence_rules() -> None:
@@ -147,7 +146,7 @@ def test_nms_ap_keeps_one_label_an_object() -> None:
 
 def test_nms_is_around_true_boxes() -> None:
     text = said((ELSEWHERE, "cat"), (ELSEWHERE, "dog"), (CAT, "cat"), (CAT, "dog"), (DOG, "dog"))
-    reads = read_all([asked(text, truth=((CAT, "cat"), (DOG, "dog")))], EvaluationSettings())
+    reads = read([asked(text, truth=((CAT, "cat"), (DOG, "dog")))])
     kept = after_nms(detections_of(reads, [0], EvaluationSettings()))
     assert kept.dt_xyxy.tolist() == [ELSEWHERE, ELSEWHERE, CAT, DOG]
 
@@ -155,7 +154,7 @@ def test_nms_is_around_true_boxes() -> None:
 def test_nms_keeps_what_is_best_around_another_true_box() -> None:
     left, right, between = [0.0, 0.0, 100.0, 100.0], [40.0, 0.0, 140.0, 100.0], [20.0, 0.0, 120.0, 100.0]
     row = asked(said((left, "cat"), (between, "cat")), truth=((left, "cat"), (right, "cat")))
-    reads = read_all([row], EvaluationSettings())
+    reads = read([row])
     assert after_nms(detections_of(reads, [0], EvaluationSettings())).dt_xyxy.tolist() == [left, between]
 
 
@@ -184,5 +183,5 @@ def test_images_with_more_objects_than_max_dets_are_counted(n_cats: int, n_dogs:
     target = Target(task="detection", size_wh=WH, boxes_xyxy=boxes, labels=labels)
     few = Target(task="detection", size_wh=WH, boxes_xyxy=boxes[:1], labels=["cat"])
     rows = [msgspec.structs.replace(asked("[]", i), gts=gts.to_json()) for i, gts in enumerate((target, few))]
-    (section,) = evaluate(rows, EvaluationSettings(resamples=0)).sections
+    (section,) = evaluated(rows).sections
     assert [note.split()[0] for note in section.notes if "maxDets" in note] == [str(n_capped)] * (n_capped > 0)

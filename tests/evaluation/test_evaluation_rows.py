@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answered import evaluated
 
 from verl_visionr1.answers import FORMATS, PARSERS
 from verl_visionr1.answers.spans import box_spans
-from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
 from verl_visionr1.targets import Target
@@ -34,7 +34,7 @@ def cat(*boxes: list[float]) -> dict[str, Any]:
 
 
 def numbers_of(predictions: list[Prediction], **options: Any) -> dict[str, float | None]:
-    (section,) = evaluate(predictions, EvaluationSettings(**({"resamples": 0} | options))).sections
+    (section,) = evaluated(predictions, EvaluationSettings(**({"resamples": 0} | options))).sections
     return {name: estimate.value for name, estimate in section.estimates.items()}
 
 
@@ -74,7 +74,7 @@ def test_rec_is_what_a_hand_counts(options: dict[str, Any], at_50: int, at_75: i
 def test_first_and_last_differ() -> None:
     rows = [row(0, said(BOX, OTHER), **cat(BOX)), row(1, said(OTHER, BOX), **cat(BOX)), row(2, said(BOX), **cat(BOX))]
     ours = [
-        evaluate(rows, EvaluationSettings(resamples=0, which_box=which)).rows for which in ("first", "last", "only")
+        evaluated(rows, EvaluationSettings(resamples=0, which_box=which)).rows for which in ("first", "last", "only")
     ]
     assert [[one.measured["REC@50"] for one in some] for some in ours] == [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
 
@@ -156,7 +156,8 @@ def test_no_count_is_never_right() -> None:
 
 def test_a_list_of_boxes_is_a_count() -> None:
     rows = [row(0, said(BOX, OTHER), "count", task="counting", count=2)]
-    assert numbers_of(rows, routes={"counting": "counting-list"})["accuracy"] == 1.0
+    (section,) = evaluated(rows, route=["counting=counting-list"]).sections
+    assert section.estimates["accuracy"].value == 1.0
 
 
 # --- pointing --------------------------------------------------------------------------------------------------------

@@ -87,7 +87,9 @@ def test_what_a_kill_left_is_cut_to_whole_rows(tmp_path: Path, cut: int) -> None
         assert file.rows_done == {("val.parquet", 0), ("val.parquet", 3)}
         assert path.read_bytes() == whole
         file.append([prediction(4, 0), prediction(4, 1)])
-    assert [each.key for each in read_predictions(path)] == [("val.parquet", r, s) for r in (0, 3, 4) for s in (0, 1)]
+    assert [(each.file, each.row, each.sample) for each in read_predictions(path)] == [
+        ("val.parquet", r, s) for r in (0, 3, 4) for s in (0, 1)
+    ]
 
 
 def test_fingerprints_tell_files_apart(tmp_path: Path) -> None:

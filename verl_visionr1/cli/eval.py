@@ -12,9 +12,9 @@ import typer
 from msgspec.structs import replace
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, evaluation_of, judging_for, judging_of, override, with_format
+from verl_visionr1.cli.judging import Options, default_judging, evaluation_of, judging_for, judging_of, override
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
-from verl_visionr1.evaluation.predictions import Prediction, read_predictions
+from verl_visionr1.evaluation.predictions import read_predictions
 from verl_visionr1.evaluation.records import Evaluation, load, save
 from verl_visionr1.evaluation.settings import (
     Confidence,
@@ -29,10 +29,9 @@ from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.rollouts.dumps import SUFFIXES
 from verl_visionr1.rollouts.inference import RUN_FILE
-from verl_visionr1.rollouts.judging import Judging, Processing
 from verl_visionr1.rollouts.numbers import saved_numbers
 from verl_visionr1.rollouts.places import dumps_of
-from verl_visionr1.rollouts.records import Counts, OnError, no_row
+from verl_visionr1.rollouts.records import Counts, OnError, Rollout, no_row
 from verl_visionr1.rollouts.run import Start, start_of_model
 
 REPORT, MARKDOWN = "report.json", "report.md"
@@ -111,17 +110,13 @@ def eval(
     """Generate answers with vLLM and evaluate them; answers are kept, and a killed run resumes."""
     try:
         # Check all options before generating.
-        given.routes_of(route)
-        is_auto = frame == "auto"
+        options = Options(
+            preset=preset, route=route, frame=None if frame == "auto" else frame, reasoning=reasoning, stage=stage,
+            min_pixels=min_pixels, max_pixels=max_pixels, max_tokens=max_tokens, answer_format=answer_format,
+        )  # fmt: skip
+        override(default_judging(), options)
         measuring = EvaluationSettings(
-            frame="original" if is_auto else frame,
-            preset=preset or "visionr1",
-            routes={task: name for task, _, name in (item.partition("=") for item in route or ())},
             answer_format=answer_format,
-            processing=given.processing_of(None, min_pixels, max_pixels),
-            max_tokens=max_tokens,
-            reasoning=reasoning or "auto",
-            stage=stage or "final",
             metrics=tuple(cast("list[Family]", metrics or ())),
             confidence=confidence,
             stray_labels=stray_labels,
@@ -130,12 +125,7 @@ def eval(
             unreadable_count=unreadable_count,
             resamples=resamples,
         )
-        measuring.judging()
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
-        options = Options(
-            preset=preset, route=route, frame=None if is_auto else frame, reasoning=reasoning,
-            min_pixels=min_pixels, max_pixels=max_pixels, max_tokens=max_tokens, stage=stage,
-        )  # fmt: skip
         if model is not None and not data and not recompute and _is_run(Path(model)):
             _refuse_given(context, _OF_GENERATION, f"the answers of {model} exist already, in their own format")
             _report(_of_run(Path(model), step, options, limit, on_error, measuring), other, out)
@@ -147,7 +137,7 @@ def eval(
             raise ValueError("--out: needs a folder for predictions and report")
         if recompute and model is not None:
             _refuse_given(context, ("run",), "answers made elsewhere are scored by --preset and --route")
-            _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
+            _report(_of_elsewhere(Path(model), data, options, limit, measuring), other, out)
             return
         start = None if run is None else _start_of(run)
         if not recompute:
@@ -222,46 +212,29 @@ def _of_run(
 ) -> Evaluation:
     """Evaluate the answers of a run's validation, scored as in the run unless options override it."""
     from verl_visionr1.evaluation.evaluating import evaluate
-    from verl_visionr1.evaluation.reading import prediction_of
 
     file = _validation_dump(path, step)
     evaluated = evaluation_of([file])
-    if options.stage is None and evaluated is not None and evaluated[1].run is None:
-        options = dataclasses.replace(options, stage="final")  # the default of evaluations
-    setup = judging_for([file], options)
-    judging, counts = setup.judging, Counts()
+    setup = judging_for([file], _at_the_end(options) if evaluated and evaluated[1].run is None else options)
+    counts, names = Counts(), setup.validation_names
     given.say(setup.notes)
-    with given.opened([file], setup.data, None, on_error, counts, validation_names=setup.validation_names) as rollouts:
-        by_key = {prediction_of(rollout).key: rollout for rollout in islice(rollouts, limit)}
+    with given.opened([file], setup.data, None, on_error, counts, validation_names=names) as stream:
+        rollouts = list(islice(stream, limit))
     given.say(f"left out: {example}" for example in counts.examples)
-    if not by_key:
+    if not rollouts:
         raise RowsError(f"{file}: {no_row(counts)}")
-    settings = _as_judged(measuring, judging)
-    model = "" if setup.run is None else setup.run.last.model
-    evaluation = evaluate(
-        map(prediction_of, by_key.values()),
-        settings,
-        model=f"{model or path}, {file.name}",
-        judging=judging,
-        rollouts=by_key,
-    )
-    known = [row for row in evaluation.rows if by_key[row.key].saved is not None]
-    found = saved_numbers([by_key[row.key].saved or 0.0 for row in known], [row.reward for row in known])
+    model = str(path) if setup.run is None else setup.run.last.model or str(path)
+    evaluation = evaluate(rollouts, setup.judging, measuring, model=f"{model}, {file.name}")
+    rewards = zip(rollouts, evaluation.rows, strict=True)  # both in the order of the file
+    known = [(rollout.saved, row.reward) for rollout, row in rewards if rollout.saved is not None]
+    found = saved_numbers([saved for saved, _ in known], [reward for _, reward in known])
     given.say(["it has no saved rewards" if found is None else found.describe()])
     return evaluation
 
 
-def _as_judged(measuring: EvaluationSettings, judging: Judging) -> EvaluationSettings:
-    run = judging.moment.run
-    return replace(
-        measuring,
-        stage="off" if run is not None and run.validation == "off" else measuring.stage,
-        frame=judging.frame.name,
-        preset=judging.preset.name,
-        reasoning=judging.reasoning,
-        processing=judging.processing,
-        max_tokens=judging.max_tokens,
-    )
+def _at_the_end(options: Options) -> Options:
+    """The options with the default stage of evaluations: thresholds of the end of training."""
+    return dataclasses.replace(options, stage="final" if options.stage is None else options.stage)
 
 
 def _validation_dump(path: Path, step: int | None) -> Path:
@@ -288,27 +261,18 @@ def _of_folder(
 
     made = read_made(out / SETTINGS)
     made = made if start is None else replace(made, run=start)
-    names = list(made.data) if data is None else data
-    predictions = _first((each for each in read_predictions(out / PREDICTIONS) if each.file in names), limit)
-    own = judging_of(made)
-    if own is not None:
-        judging = with_format(override(own, options), measuring.answer_format)
-        return evaluate(predictions, _as_judged(measuring, judging), model=made.model, judging=judging)
-    is_auto = options.frame is None
-    if is_auto and made.model_type not in MODEL_TYPE_FRAMES:
+    is_unknown = made.run is None and made.model_type not in MODEL_TYPE_FRAMES
+    if options.frame is None and is_unknown:
         unknown = f"the coordinates of model_type {made.model_type!r} are unknown"
         raise ValueError(f"--frame auto: {unknown} ({', '.join(MODEL_TYPE_FRAMES)}); give --frame")
-    settings = replace(
-        measuring,
-        frame=MODEL_TYPE_FRAMES[made.model_type] if is_auto else measuring.frame,
-        processing=Processing(None, made.min_pixels, made.max_pixels),
-        max_tokens=made.sampling.max_tokens,
-    )
-    return evaluate(predictions, settings, model=made.model)
+    judging = override(judging_of(made), _at_the_end(options) if made.run is None else options)
+    names = list(made.data) if data is None else data
+    rollouts = (each.rollout() for each in read_predictions(out / PREDICTIONS) if each.file in names)
+    return evaluate(_first(rollouts, limit), judging, measuring, model=made.model)
 
 
 def _of_elsewhere(
-    answers: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings
+    answers: Path, data: list[Path] | None, options: Options, limit: int | None, measuring: EvaluationSettings
 ) -> Evaluation:
     """Evaluate answers of another program, whose settings are unknown."""
     from verl_visionr1.evaluation.elsewhere import read_answers
@@ -316,11 +280,12 @@ def _of_elsewhere(
 
     if not answers.name.endswith(SUFFIXES):
         raise RowsError(f"{answers}: --recompute needs a file of answers, not a model ({', '.join(SUFFIXES)})")
-    return evaluate(_first(read_answers(answers, data or []), limit), measuring, model=str(answers))
+    judging = override(default_judging(), _at_the_end(options))
+    return evaluate(_first(read_answers(answers, data or []), limit), judging, measuring, model=str(answers))
 
 
-def _first(predictions: Iterable[Prediction], limit: int | None) -> Iterator[Prediction]:
-    return (each for each in predictions if limit is None or each.row < limit)
+def _first(rollouts: Iterable[Rollout], limit: int | None) -> Iterator[Rollout]:
+    return (each for each in rollouts if limit is None or each.number < limit)
 
 
 def _report(evaluation: Evaluation, other: Evaluation | None, out: Path | None) -> None:

@@ -11,15 +11,18 @@ from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, Literal, get_type_hints
 
+from verl_visionr1.answers import FORMATS
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.rollouts import option
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
+from verl_visionr1.evaluation.settings import EvaluationError
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
 from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, frame_note, infer, sample_of, truth_note
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing
 from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Columns, Rollout, read_rollouts
 from verl_visionr1.rollouts.run import Run, run_of
+from verl_visionr1.settings import needs_one_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class Options:
     max_pixels: given.MaxPixels = None
     reasoning: given.ReasoningState = None
     max_tokens: Annotated[int | None, option("--max-tokens", "response budget, for criteria of length", min=1)] = None
+    answer_format: str | None = None  # of `visionr1 eval`
 
     @property
     def moment(self) -> Moment | None:
@@ -152,12 +156,12 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         notes = [f"{file}: {run.last.describe()}", *(f"{option}: overrides the run's own" for option in options.named)]
         notes += _sample_notes(_sample(paths, columns), judging)
         return ScoringSetup(judging, tuple(notes), run, tuple(options.named))
-    judging, notes = Judging(given.preset_of("visionr1"), frame_named("original")), []
+    judging, notes = default_judging(), []
     chosen = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
     fixed = frozenset(name for name, value in chosen.items() if value is not None)
     evaluation = evaluation_of(paths)
     if evaluation is not None:
-        judging, notes = _as_evaluated(*evaluation, judging, options)
+        judging, notes = judging_of(evaluation[1]), _evaluation_notes(*evaluation, options)
         fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
         fixed |= set(INFERRED) if evaluation[1].run is not None else set()
     judging, sample = override(judging, options), _sample(paths, columns)
@@ -172,6 +176,11 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         words = ", ".join(text for name, text in assumed.items() if name not in fixed)
         notes.append("; ".join([f"no {RUN_FILE}: assumed {words}", *inferred.notes]))
     return ScoringSetup(judging, (*notes, *_sample_notes(sample, judging)))
+
+
+def default_judging() -> Judging:
+    """How answers are scored of which nothing is known."""
+    return Judging(given.preset_of("visionr1"), frame_named("original"))
 
 
 def is_described(path: Path) -> bool:
@@ -190,41 +199,31 @@ def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
     return (files[0], made[0]) if len(spoken) == 1 and all(one.run == made[0].run for one in made) else None
 
 
-def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) -> tuple[Judging, list[str]]:
-    """A judging with the frame, pixels and tokens of an evaluation, and the rewards of its run; with notes."""
-    own = judging_of(made)
-    frame = MODEL_TYPE_FRAMES.get(made.model_type, "") if own is None else own.frame.name
+def judging_of(made: Made) -> Judging:
+    """How the answers of an evaluation are scored: as at the last validation of its run, else by the defaults."""
+    if made.run is not None:
+        judging = made.run.judging(is_evaluation=True)
+    else:
+        judging = default_judging()
+        frame = MODEL_TYPE_FRAMES.get(made.model_type)
+        judging = judging if frame is None else replace(judging, frame=frame_named(frame))
     processing = Processing(None, made.min_pixels, made.max_pixels)
-    judging = own or replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
-    judging = replace(judging, frame=frame_named(frame)) if frame else judging
-    parts = [f"frame {frame}"] if frame else []
+    return replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
+
+
+def _evaluation_notes(file: Path, made: Made, options: Options) -> list[str]:
+    """Notes: what an evaluation's record says, and which options override it."""
+    frame = MODEL_TYPE_FRAMES.get(made.model_type) if made.run is None else made.run.frame
+    parts = [] if frame is None else [f"frame {frame}"]
     parts += [] if made.run is None else [f"preset {made.run.names}"]
     parts += [] if made.max_pixels is None else [f"{made.min_pixels} to {made.max_pixels} pixels"]
     parts.append(f"at most {made.sampling.max_tokens} tokens")
     own = ("--frame", "--processed", "--min-pixels", "--max-pixels", "--max-tokens")
     overrides = [option for option in options.named if option.startswith(own)]
-    return judging, [
+    return [
         f"{file}: {', '.join(parts)}",
         *(f"{option}: overrides the evaluation's own" for option in overrides),
     ]
-
-
-def judging_of(made: Made) -> Judging | None:
-    """How the run of an evaluated model scores its answers, as at its last validation; None without a run."""
-    if made.run is None:
-        return None
-    processing = Processing(None, made.min_pixels, made.max_pixels)
-    judging = made.run.judging(is_evaluation=True)
-    return replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
-
-
-def with_format(judging: Judging, answer_format: str | None) -> Judging:
-    """A judging whose default preset reads answers in another format; routed presets keep theirs."""
-    if answer_format is None:
-        return judging
-    preset = replace(judging.preset, answer_format=answer_format)
-    routes = None if judging.routes is None else replace(judging.routes, default=preset)
-    return replace(judging, preset=preset, routes=routes)
 
 
 def _sample_notes(sample: list[Rollout], judging: Judging) -> list[str]:
@@ -248,8 +247,19 @@ def override(judging: Judging, options: Options) -> Judging:
         by_task = dict(judging.by_task if own is None else own.by_task) if options.preset is None else {}
         preset = judging.preset if options.preset is None else given.preset_of(options.preset)
         judging = replace(judging, preset=preset, by_task=by_task | routes, routes=None)
+    if options.answer_format is not None:
+        judging = _with_format(judging, options.answer_format)
     changes = {"moment": options.moment, "processing": options.processing, "max_tokens": options.max_tokens}
     changes |= {"reasoning": options.reasoning, "frame": None if options.frame is None else frame_named(options.frame)}
     changed = {name: value for name, value in changes.items() if value is not None}
     earlier = tuple((last, override(other, options)) for last, other in judging.earlier)
     return replace(judging, **changed, earlier=earlier)
+
+
+def _with_format(judging: Judging, answer_format: str) -> Judging:
+    """A judging whose default preset reads answers in another format; routed presets keep theirs."""
+    if answer_format not in FORMATS:
+        raise EvaluationError(f"answer_format = {answer_format!r}: {needs_one_of(answer_format, FORMATS)}")
+    preset = replace(judging.preset, answer_format=answer_format)
+    routes = None if judging.routes is None else replace(judging.routes, default=preset)
+    return replace(judging, preset=preset, routes=routes)

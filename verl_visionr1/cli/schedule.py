@@ -12,11 +12,18 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, ScoringSetup, judging_for, takes
-from verl_visionr1.frames import frame_named
+from verl_visionr1.cli.judging import (
+    NO_OPTIONS,
+    SPOKEN,
+    Options,
+    ScoringSetup,
+    default_judging,
+    judging_for,
+    override,
+    takes,
+)
 from verl_visionr1.rewards import Preset, Routes
 from verl_visionr1.rewards.composition import ScheduleSettings
-from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.schedule import follow_model, switch_of
 from verl_visionr1.settings import decoded
@@ -90,8 +97,7 @@ def schedule(
 
 def _setup_of(options: Options) -> ScoringSetup:
     """Judging without rollouts, from the options or the defaults."""
-    preset, frame = options.preset or "visionr1", options.frame or "original"
-    return ScoringSetup(Judging(given.preset_of(preset), frame_named(frame)))
+    return ScoringSetup(override(default_judging(), options))
 
 
 def _changed(preset: Preset, options: dict[str, Any]) -> Preset:

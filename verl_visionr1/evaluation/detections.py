@@ -1,4 +1,4 @@
-"""Convert predictions to COCO's terms: images, categories, true boxes, and scored boxes of one category each.
+"""Convert answers to COCO's terms: images, categories, true boxes, and scored boxes of one category each.
 
 One COCO image is an image of a data source with all its rows. Rows that ask for the same category on one image, and
 samples of a row, are separate COCO images, which the bootstrap draws together. Claims without a usable box are no
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from statistics import fmean
 from typing import cast
 
@@ -19,10 +20,10 @@ import numpy as np
 from verl_visionr1.answers import PARSERS
 from verl_visionr1.answers.spans import Span, box_spans
 from verl_visionr1.boxes import Array, Box, Boxes, as_array
-from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.settings import Confidence, EvaluationError, EvaluationSettings
 from verl_visionr1.rollouts.bootstrap import Indices
+from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.targets import Target, normalize_label
 
 
@@ -164,36 +165,37 @@ def confidences(read: Read, rule: Confidence) -> list[float]:
     * `logprob`: sqrt(p_box * p_label), as in Griffon; p is exp(mean log-probability) of the tokens that overlap the
       text, before temperature. A box without a label: p_box.
     """
-    n, prediction = len(read.answer.boxes_xyxy), read.prediction
+    n, rollout = len(read.answer.boxes_xyxy), read.rollout
     if rule == "constant":
         return [1.0] * n
     if rule == "order":
         return [1.0 - i / n for i in range(n)]
-    if n and not prediction.logprobs:
-        where = f"{prediction.file}: row {prediction.row}"
+    if n and not rollout.logprobs:
+        where = f"{Path(rollout.file).name}: row {rollout.number}"
         raise EvaluationError(f"{where}: no log-probabilities; generate with --logprobs, or use --confidence order")
-    spans = box_spans(prediction.output, PARSERS[read.preset.answer_format](read.case.completion)) if n else []
-    return [_by_probability(prediction, span) for span in spans]
+    spans = box_spans(rollout.completion, PARSERS[read.preset.answer_format](read.case.completion)) if n else []
+    return [_by_probability(rollout, span) for span in spans]
 
 
-def _by_probability(prediction: Prediction, span: Span | None) -> float:
+def _by_probability(rollout: Rollout, span: Span | None) -> float:
     if span is None:
         return 0.0
-    box = token_logprobs(prediction, *span.box)
-    label = token_logprobs(prediction, *span.label) if span.label else []
+    box = token_logprobs(rollout, *span.box)
+    label = token_logprobs(rollout, *span.label) if span.label else []
     return math.exp(fmean(map(fmean, filter(None, (box, label))))) if box else 0.0
 
 
-def token_logprobs(prediction: Prediction, start: int, end: int) -> list[float]:
-    """Log-probabilities of the tokens that overlap `output[start:end]`.
+def token_logprobs(rollout: Rollout, start: int, end: int) -> list[float]:
+    """Log-probabilities of the tokens that overlap `completion[start:end]`.
 
     >>> tokens = {"starts": (0, 1, 4), "logprobs": (-0.1, -0.2, -0.3)}
-    >>> row = {"input": "", "output": "[123]", "gts": "", "data_source": "", "file": "", "row": 0, "uid": ""}
-    >>> token_logprobs(Prediction(**row, **tokens), 1, 4)
+    >>> target = Target(task="grounding", size_wh=(9, 9))
+    >>> row = Rollout(file="", number=0, completion="[123]", target=target, source="", **tokens)
+    >>> token_logprobs(row, 1, 4)
     [-0.2]
     """
-    starts = prediction.starts
+    starts = rollout.starts
     first = int(np.searchsorted(starts, start, side="right")) - 1
     last = int(np.searchsorted(starts, end, side="left"))
-    ends = (*starts[1:], len(prediction.output))
-    return [prediction.logprobs[i] for i in range(max(first, 0), last) if ends[i] > starts[i]]
+    ends = (*starts[1:], len(rollout.completion))
+    return [rollout.logprobs[i] for i in range(max(first, 0), last) if ends[i] > starts[i]]

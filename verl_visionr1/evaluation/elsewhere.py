@@ -1,4 +1,4 @@
-"""Read other programs' answers as predictions: a .jsonl or parquet of answers, and the parquet of the questions.
+"""Read other programs' answers as rollouts: a .jsonl or parquet of answers, and the parquet of the questions.
 
 A line names its row by `row` (and `file`, if there are several), by `index` (`extra_info.index`), or by `uid`; lines
 without these are matched to the rows in order. Several lines of one row are its samples. A line with its own ground
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from verl_visionr1.evaluation.generation.prompts import Asked, asked_rows
-from verl_visionr1.evaluation.predictions import Prediction, identity_of, uid_of
+from verl_visionr1.evaluation.predictions import identity_of, uid_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import value_at
 from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object
 from verl_visionr1.rollouts.dumps import rows_of
-from verl_visionr1.rollouts.records import image_name
+from verl_visionr1.rollouts.records import Rollout, image_name
 
 ANSWERS = ("output", "completion", "response", "answer", "prediction", "generated_text", "text")
 """Columns of the answer; the first one present is used."""
 _NAMES = ("row", "index", "uid")
 
 
-def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Prediction]:
+def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Rollout]:
     """Read the answers of a file, with the rows that they answer.
 
     Args:
@@ -53,7 +53,7 @@ def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Predictio
         try:
             line = require_object(line)
             row = _row_of(line, place, rows) if asked else Asked(answers, number, line)
-            yield _prediction(reader, line, row, samples[row.key])
+            yield _rollout(reader, line, row, samples[row.key])
         except RowError as error:
             raise RowError(error.kind, f"{answers}: {label} {number}: {error}") from None
         samples[row.key] += 1
@@ -86,23 +86,23 @@ def _row_of(line: Mapping[str, Any], place: int, rows: Mapping[str, Asked]) -> A
     return rows[name]
 
 
-def _prediction(reader: RowColumns, line: Mapping[str, Any], asked: Asked, sample: int) -> Prediction:
+def _rollout(reader: RowColumns, line: Mapping[str, Any], asked: Asked, sample: int) -> Rollout:
     output = reader.required(line, "completion")
     if not isinstance(output, str):
         raise RowError("completion", f"the answer {str(output)[:60]!r} is not text")
-    gts, target = reader.truth(asked.columns)
+    _, target = reader.truth(asked.columns)
     n_tokens = line.get("n_tokens")
-    return Prediction(
-        input=reader.prompt(asked.columns) or "",
-        output=output,
-        gts=gts,
-        data_source=str(reader.get(asked.columns, "data_source") or target.task),
+    return Rollout(
+        prompt=reader.prompt(asked.columns) or "",
+        completion=output,
+        target=target,
+        source=str(reader.get(asked.columns, "data_source") or target.task),
         file=asked.file.name,
-        row=asked.number,
+        number=asked.number,
         sample=sample,
         uid=uid_of(*asked.key, sample),
         image=image_name(reader.get(asked.columns, "image")),
         n_tokens=n_tokens if isinstance(n_tokens, int) else None,
         finish_reason=str(line.get("finish_reason") or "stop"),
-        **identity_of(asked.columns),
+        image_id=identity_of(asked.columns)["image_id"],
     )

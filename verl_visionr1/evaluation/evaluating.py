@@ -1,4 +1,4 @@
-"""Evaluate predictions: each data source and task by its own metrics."""
+"""Evaluate answers: each data source and task by its own metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from verl_visionr1 import __version__
 from verl_visionr1.evaluation.average_precision import MAX_DETS, N_ORDERS
-from verl_visionr1.evaluation.predictions import Key, Prediction
 from verl_visionr1.evaluation.reading import Read, read_all
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
 from verl_visionr1.evaluation.sections import TASK_FAMILIES, Measurement, rounded
@@ -33,18 +32,13 @@ _STRAY = {
 
 
 def evaluate(
-    predictions: Iterable[Prediction],
-    settings: EvaluationSettings | None = None,
-    *,
-    model: str = "",
-    judging: Judging | None = None,
-    rollouts: Mapping[Key, Rollout] | None = None,
+    rollouts: Iterable[Rollout], judging: Judging, settings: EvaluationSettings | None = None, *, model: str = ""
 ) -> Evaluation:
     """Evaluate a model's answers.
 
     Args:
-        predictions: answers of one model, of any tasks and data sources, in any order.
-        judging, rollouts: how a run scored them, see `read_all`.
+        rollouts: answers of one model, of any tasks and data sources, in any order.
+        settings: how they are measured; the report also describes the judging in them.
 
     Returns:
         Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
@@ -53,12 +47,11 @@ def evaluate(
         EvaluationError: nothing to evaluate, an invalid row, or a metric that applies to no row.
         RewardError: no such preset, or a missing package.
     """
-    settings = settings or EvaluationSettings()
-    judging = judging or settings.judging()
-    reads = read_all(predictions, settings, judging, rollouts)
+    settings = (settings or EvaluationSettings()).describing(judging)
+    reads = read_all(rollouts, judging)
     groups: defaultdict[tuple[str, str], list[Read]] = defaultdict(list)
     for read in reads:
-        groups[read.prediction.data_source, read.target.task].append(read)
+        groups[read.rollout.source, read.target.task].append(read)
     _require_families({task for _, task in groups}, settings)
     measurements = [Measurement(group, settings) for group in groups.values()]
     sections = [_noted(one.section(), one.reads, judging) for one in measurements]
@@ -89,9 +82,9 @@ def training_means(reads: Sequence[Read]) -> dict[str, dict[str, float]]:
     prompts: defaultdict[str, defaultdict[tuple[str, int], list[dict[str, float]]]]
     prompts = defaultdict(lambda: defaultdict(list))
     for read in reads:
-        prediction, metrics = read.prediction, read.score.metrics
+        metrics, (file, row, _) = read.score.metrics, read.key
         numbers = {"reward": read.score.value, "acc": metrics["accuracy"], **metrics}
-        prompts[prediction.data_source][prediction.file, prediction.row].append(numbers)
+        prompts[read.rollout.source][file, row].append(numbers)
     return {source: _mean_over_prompts([*groups.values()]) for source, groups in prompts.items()}
 
 
@@ -103,20 +96,20 @@ def _mean_over_prompts(groups: Sequence[Sequence[Mapping[str, float]]]) -> dict[
 
 
 def _row(read: Read, measured: dict[str, float | None]) -> RowNumbers:
-    prediction = read.prediction
+    file, row, sample = read.key
     return RowNumbers(
-        file=prediction.file,
-        row=prediction.row,
-        sample=prediction.sample,
-        uid=prediction.uid,
-        data_source=prediction.data_source,
+        file=file,
+        row=row,
+        sample=sample,
+        uid=read.rollout.uid or read.rollout.where,
+        data_source=read.rollout.source,
         task=read.target.task,
         image=read.image,
         preset=read.preset.name,
         reward=read.score.value,
         judged=read.score.metrics,
         measured=measured,
-        finish_reason=prediction.finish_reason,
+        finish_reason=read.finish_reason,
     )
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
+from verl_visionr1.evaluation.settings import EvaluationError
 from verl_visionr1.files import RowsError, reading
 from verl_visionr1.rewards.routing import value_at
-
-Key: TypeAlias = tuple[str, int, int]
-"""File, row and sample of an answer."""
+from verl_visionr1.rollouts.records import Rollout
+from verl_visionr1.targets import TargetError, read_target
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One answer.
+    """One answer, as a line of the file.
 
     Attributes:
         input: the prompt, rendered by the model's chat template; output: without special tokens.
@@ -49,10 +49,33 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     starts: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
 
-    @property
-    def key(self) -> Key:
-        """File, row and sample; unique."""
-        return self.file, self.row, self.sample
+    def rollout(self) -> Rollout:
+        """The answer as it is scored.
+
+        Raises:
+            EvaluationError: invalid ground truth; names file and row.
+        """
+        try:
+            target = read_target(self.gts)
+        except TargetError as error:
+            raise EvaluationError(f"{self.file}: row {self.row}, sample {self.sample}: {error}") from None
+        return Rollout(
+            file=self.file,
+            number=self.row,
+            sample=self.sample,
+            uid=self.uid,
+            completion=self.output,
+            target=target,
+            source=self.data_source,
+            prompt=self.input,
+            image=self.image,
+            image_id=self.image_id,
+            processed_wh=self.processed_wh,
+            n_tokens=self.n_tokens,
+            finish_reason=self.finish_reason,
+            starts=self.starts,
+            logprobs=self.logprobs,
+        )
 
 
 def uid_of(file: str, row: int, sample: int) -> str:

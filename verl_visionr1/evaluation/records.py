@@ -8,12 +8,13 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from verl_visionr1.evaluation.correlation import Correlation
-from verl_visionr1.evaluation.predictions import Key
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
 from verl_visionr1.files import read_bytes, write_whole
 from verl_visionr1.rollouts.bootstrap import Estimate
 
 Cell: TypeAlias = str | float | int | None
+Key: TypeAlias = tuple[str, int, int]
+"""File, row and sample of an answer."""
 ROWS_ENDING = ".rows.jsonl"
 
 

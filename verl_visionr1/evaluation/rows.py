@@ -39,8 +39,8 @@ def parts_of(read: Read, families: Sequence[Family], settings: EvaluationSetting
         parts["mean IoU"] = (read.score.metrics["iou_mean"], 1.0)
     parts["reward"] = (read.score.value, 1.0)
     parts["parsed"] = (read.score.metrics["parsed"], 1.0)
-    parts["cut off"] = (float(read.is_cut), 1.0)
-    n_tokens = read.prediction.n_tokens
+    parts["cut off"] = (float(read.finish_reason == "length"), 1.0)
+    n_tokens = read.rollout.n_tokens
     parts["tokens"] = NO_PART if n_tokens is None else (float(n_tokens), 1.0)
     return parts
 

@@ -43,7 +43,7 @@ def families_of(reads: Sequence[Read], settings: EvaluationSettings) -> tuple[Fa
     n_objects = {len(read.target.boxes_xyxy) for read in reads}
     wanted: dict[Family, bool] = {
         "ap": task == "detection",
-        "nms_ap": NMS_AP_SOURCE in reads[0].prediction.data_source.lower(),
+        "nms_ap": NMS_AP_SOURCE in reads[0].rollout.source.lower(),
         "rec": 1 in n_objects,
         "grec": n_objects != {1},
         "negatives": any(map(absent_labels, reads)),
@@ -61,7 +61,7 @@ class Measurement:
 
     def __init__(self, reads: list[Read], settings: EvaluationSettings) -> None:
         self.reads, self.settings = reads, settings
-        self.task, self.source = reads[0].target.task, reads[0].prediction.data_source
+        self.task, self.source = reads[0].target.task, reads[0].rollout.source
         self.families = families_of(reads, settings)
         self.names, units = np.unique(np.array([read.image for read in reads], dtype=object), return_inverse=True)
         self.units = units.astype(np.intp)
@@ -128,11 +128,11 @@ class Measurement:
 
     def _notes(self) -> list[str]:
         notes: list[str] = []
-        n_cut = sum(read.is_cut for read in self.reads)
+        n_cut = sum(read.finish_reason == "length" for read in self.reads)
         if n_cut:
             cut = f"{n_cut} of {len(self.reads)} answers were cut off by the token limit"
             notes.append(f"{cut}: their complete part counts")
-        n_bare = sum(not read.prediction.image_id and not read.prediction.image for read in self.reads)
+        n_bare = sum(not read.rollout.image_id and not read.rollout.image for read in self.reads)
         if n_bare and self.task in BOX_TASKS:
             notes.append(f"{n_bare} rows name no image: each counts as a separate image")
         return notes

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from verl_visionr1.answers import FORMATS
 from verl_visionr1.answers.transcript import Reasoning
-from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import Preset, RewardError, find_preset
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing
 from verl_visionr1.settings import SettingsError, needs_one_of
 
@@ -27,17 +23,11 @@ class EvaluationError(SettingsError):
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How predictions are read and measured. Defaults follow the conventions of the field.
+    """How answers are measured, and a description of how they were scored. Defaults are the field's conventions.
 
     Attributes:
-        frame: name in `frames.FRAMES`: the coordinates of the model's answers.
-        preset: name or YAML file of the reward that is correlated with the metrics, and whose answer format is used;
-            rows of other tasks use their task's default preset.
-        routes: task -> preset, for rows of that task.
+        frame, preset, routes, processing, max_tokens, reasoning: names and numbers of the `Judging`.
         answer_format: in place of the format of `preset`; routed presets keep theirs.
-        processing: size of the images as the model saw them, for rows that do not give it.
-        max_tokens: response budget, for criteria of length.
-        reasoning: whether prompts end inside `<think>`; "auto" reads each prompt.
         stage: thresholds of the reward: "final" (the default of validation in training) or "off".
         metrics: families of metrics; empty: those of each row's task and data source.
         confidence: of a box, see `detections.confidences`.
@@ -77,38 +67,21 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
                 raise EvaluationError(f"{name} = {value!r}: {needs_one_of(value, get_args(hint))}")
         if self.resamples < 0:
             raise EvaluationError(f"resamples = {self.resamples}: needs at least 0")
-
-    def judging(self) -> Judging:
-        """How answers are scored: as in training.
-
-        Raises:
-            SettingsError: no such frame, format or family of metrics.
-            RewardError: no such preset, one that is not for its route, an unsupported format, or a missing package.
-        """
         for family in self.metrics:
             if family not in get_args(Family):
                 raise EvaluationError(f"metrics = {family!r}: {needs_one_of(family, get_args(Family))}")
-        answer_format = self.answer_format
-        if answer_format not in (None, *FORMATS):
-            raise EvaluationError(f"answer_format = {answer_format!r}: {needs_one_of(answer_format, FORMATS)}")
-        by_task = {task: self._preset(name) for task, name in self.routes.items()}
-        for task, routed in by_task.items():
-            if task not in routed.tasks:
-                raise RewardError(f"routes.{task}: {routed.name} is for {', '.join(routed.tasks)}")
-        preset = self._preset(self.preset)
-        if answer_format is not None:
-            preset = replace(preset, answer_format=answer_format)
-        return Judging(
-            preset,
-            frame_named(self.frame),
-            Moment(1.0 if self.stage == "final" else None),
-            self.processing,
-            self.max_tokens,
-            by_task,
-            self.reasoning,
-        )
 
-    def _preset(self, name: str) -> Preset:
-        preset = find_preset(name)
-        preset.require_installed()
-        return preset
+    def describing(self, judging: Judging) -> EvaluationSettings:
+        """These settings, with a description of how the answers were scored."""
+        moment = judging.moment
+        is_off = moment == Moment() if moment.run is None else moment.run.validation == "off"
+        return msgspec.structs.replace(
+            self,
+            frame=judging.frame.name,
+            preset=judging.preset.name,
+            routes={task: preset.name for task, preset in judging.by_task.items()},
+            processing=judging.processing,
+            max_tokens=judging.max_tokens,
+            reasoning=judging.reasoning,
+            stage="off" if is_off else "final",
+        )

@@ -46,25 +46,32 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         numbers: other numbers of the row in the dump, by verl's names: "stage", "iou_mean", "route" ...
         is_validation: whether it belongs to a run's validation, by the name of its folder.
         row: the row's columns, if a rule of the run uses one.
+        sample, uid, image_id, finish_reason, starts, logprobs: of a kept answer, see `evaluation.predictions`.
     """
 
     file: str
     number: int
     completion: str
     target: Target
-    group: Hashable
-    session: Hashable
+    group: Hashable = None
+    session: Hashable = None
     source: str
-    step: int | None
-    saved: float | None
-    processed_wh: tuple[int, int] | None
-    n_tokens: int | None
+    step: int | None = None
+    saved: float | None = None
+    processed_wh: tuple[int, int] | None = None
+    n_tokens: int | None = None
     prompt: str | None = None
     index: int | None = None
     image: str | None = None
     numbers: Mapping[str, float] = {}
     is_validation: bool = False
     row: Mapping[str, Any] | None = None
+    sample: int = 0
+    uid: str = ""
+    image_id: str | None = None
+    finish_reason: str = ""
+    starts: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
 
     @property
     def is_clipped(self) -> bool | None:
