@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from verl_visionr1 import Target, score
 from verl_visionr1.conversion.scenes import CATEGORIES, Scene, draw_scene, scene_rng
 from verl_visionr1.images import prepare_image
-from verl_visionr1.row_writer import RowWriter
+from verl_visionr1.row_writer import write_rows
 from verl_visionr1.rows import Row
 from verl_visionr1.schedule import progress_at
 
@@ -91,11 +91,11 @@ def _prompt(i: int, scene: Scene, image: Path) -> Prompt:
 
 def write_data(out: Path, prompts: Sequence[Prompt], *, embed: bool = False) -> None:
     """The prompts as the parquet that was trained on."""
-    copies = out.parent / "copies"
-    with RowWriter(out, embed=embed) as writer:
-        for i, (question, source, target, path) in enumerate(prompts):
-            image = prepare_image(path, embed=embed, copies_dir=copies)
-            writer.write(Row(data_source=source, question=question, image=image, target=target, image_id=str(i)))
+    rows = []
+    for i, (question, source, target, path) in enumerate(prompts):
+        image = prepare_image(path, embed=embed, copies_dir=out.parent / "copies")
+        rows.append(Row(data_source=source, question=question, image=image, target=target, image_id=str(i)))
+    write_rows(rows, out, embed=embed)
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -93,7 +93,7 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
     if path.is_dir():
         raise RowsError(f"{path}: is a folder; name its parquet files (verl takes no folder)")
     if not path.exists():
-        partials = sorted(path.parent.glob(f".{escape(path.stem)}-*.parquet.partial"))
+        partials = sorted(path.parent.glob(f".{escape(path.name)}.*.partial"))
         hint = f"its conversion was killed ({partials[0].name}); run it again" if partials else "check the path"
         raise RowsError(f"{path}: no such file; {hint}")
     with parquet_errors(path):

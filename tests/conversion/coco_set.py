@@ -58,8 +58,8 @@ class Dataset:
 
     def convert(self, out: str = "out.parquet", **options: Any) -> tuple[list[dict[str, Any]], Any]:
         report = coco.convert(self.write(), self.images_dir, self.folder / out, coco.Options(**options))
-        found = [row for file in report.written.files for row in read_rows(file)]
-        assert [check_parquet(file) for file in report.written.files] == [[]] * len(report.written.files)
+        found = list(read_rows(report.written.file))
+        assert check_parquet(report.written.file) == []
         assert sum(report.rows.values()) == len(found) == report.written.rows
         return found, report
 

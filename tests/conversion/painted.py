@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from verl_visionr1.row_writer import RowWriter
+from verl_visionr1.row_writer import write_rows
 from verl_visionr1.rows import Row, RowImage
 from verl_visionr1.targets import Target
 
@@ -38,13 +38,10 @@ def a_row(path: str = "/images/a.png", *, boxes: Any = (BOX,), data: bytes | Non
     return Row(**{"data_source": "test", "question": "Where is it?", "image": image, "target": target, **changes})
 
 
-def write(path: Path, made: list[Row], **options: Any) -> tuple[Path, ...]:
-    with RowWriter(path, **options) as writer:
-        for row in made:
-            writer.write(row)
-    assert writer.written is not None
-    assert writer.written.rows == len(made)
-    return writer.written.files
+def write(path: Path, made: list[Row], **options: Any) -> Path:
+    written = write_rows(made, path, **options)
+    assert (written.rows, written.size_bytes) == (len(made), written.file.stat().st_size)
+    return written.file
 
 
 def sha256(path: Path) -> str:

@@ -91,7 +91,7 @@ def test_questions_are_paired_by_order_over_all_files(source: Source) -> None:
         ("<image>Four", 4),
         ("<image>Five", 5),
     ]
-    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
+    facts = json.loads(pq.read_schema(report.written.file).metadata[b"visionr1"])
     assert facts["source"] == "test-00000.parquet, test-00001.parquet, countbench_paired_questions.json"
     assert str(source.folder) not in json.dumps(facts)
 

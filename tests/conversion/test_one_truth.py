@@ -52,7 +52,7 @@ def test_files_of_all_converters_load_together(embed: bool, tmp_path: Path) -> N
     for number, form in enumerate({form.name.split()[0]: form for form in FORMATS}.values()):
         arguments = form.write(pictures()[:3], tmp_path / str(number))
         options = replace(form.options, embed=embed, limit=2)
-        files += form.convert(*arguments, tmp_path / f"{number}.parquet", options).written.files
+        files.append(form.convert(*arguments, tmp_path / f"{number}.parquet", options).written.file)
     assert loading_problem(files) is None
     indexes = [row["extra_info"]["index"] for file in files for row in read_rows(file)]
     assert len(set(indexes)) == len(indexes)

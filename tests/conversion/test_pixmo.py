@@ -133,7 +133,7 @@ def test_one_stray_number_does_not_make_pixels_of_percent(source: Source) -> Non
         source.row(as_structs(grid(100, 100)))
     source.records[0]["points"][0]["x"] = 104.0
     _, report = source.convert(on_error="skip")
-    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
+    facts = json.loads(pq.read_schema(report.written.file).metadata[b"visionr1"])
     assert facts["point_units"] == "percent"
     assert report.ledger.notes["point outside its image: counted without its place"] == 1
     _, report = source.convert(task="pointing", on_error="skip")

@@ -1,4 +1,4 @@
-"""row_writer.py: the same bytes, shards, and no half a file whatever happens."""
+"""row_writer.py: the same bytes, and no half a file whatever happens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,68 +18,36 @@ from scene_sets.base import exif
 from verl_visionr1 import row_writer
 from verl_visionr1.files import disk_error
 from verl_visionr1.images import prepare_image
-from verl_visionr1.row_writer import RowWriter
-from verl_visionr1.rows import RowsError, read_rows
+from verl_visionr1.row_layouts import LAYOUTS
+from verl_visionr1.row_writer import write_rows
+from verl_visionr1.rows import Row, RowsError, read_rows
 from verl_visionr1.tools.doctor import check_parquet
 
 
 @pytest.mark.parametrize("embed", [False, True])
 def test_same_rows_same_bytes(embed: bool, tmp_path: Path) -> None:
     made = [a_row(f"/{i}.png", data=b"x" * i if embed else None) for i in range(250)]
-    first, *others = (
-        write(tmp_path / folder / "a.parquet", made, embed=embed, provenance={"seed": seed}, shard_rows=120)
+    first, second, other = (
+        sha256(write(tmp_path / folder / "a.parquet", made, embed=embed, provenance={"seed": seed}))
         for folder, seed in (("one", 1), ("two", 1), ("three", 2))
     )
-    assert [sha256(file) for file in first] == [sha256(file) for file in others[0]]
-    assert [sha256(file) for file in first] != [sha256(file) for file in others[1]]
+    assert first == second != other
 
 
 def test_index_is_unique_across_files(tmp_path: Path) -> None:
-    files = [*write(tmp_path / "a.parquet", [a_row()] * 30, provenance={"seed": 1}, shard_rows=7)]
-    files += write(tmp_path / "b.parquet", [a_row()] * 30, provenance={"seed": 2})
+    files = [write(tmp_path / f"{seed}.parquet", [a_row()] * 3000, provenance={"seed": seed}) for seed in (1, 2)]
     found = [row["extra_info"]["index"] for file in files for row in read_rows(file, columns=["extra_info"])]
-    assert len(set(found)) == 60
+    assert len(set(found)) == 6000
     assert all(0 <= index < 2**63 for index in found)
 
 
-def test_shards(tmp_path: Path) -> None:
-    made = [a_row(f"/{i}.png") for i in range(25)]
-    files = write(tmp_path / "a.parquet", made, shard_rows=10)
-    assert [file.name for file in files] == [f"a-0000{i}-of-00003.parquet" for i in range(3)]
-    assert sorted(tmp_path.iterdir()) == list(files)
-    assert [pq.read_metadata(file).num_rows for file in files] == [10, 10, 5]
-    assert len(write(tmp_path / "b.parquet", made[:20], shard_rows=10)) == 2, "no empty last shard"
-    assert [row["images"][0] for file in files for row in read_rows(file)] == [f"/{i}.png" for i in range(25)]
-    with pytest.raises(RowsError) as caught:
-        RowWriter(tmp_path / "a.parquet", shard_rows=10)
-    assert mentions(caught.value, "a-00000-of-00003.parquet: ")
-    files[1].unlink()
-    (problem,) = check_parquet(files[0], images=False)
-    assert mentions(problem, "1 of its 3 shards", "a-00001-of-00003.parquet")
-
-
-def test_finished_shards_are_closed(tmp_path: Path) -> None:
-    """A thousand shards would be more open files than a process may have."""
-    fds = Path("/proc/self/fd")
-    before = len(list(fds.iterdir()))
-    with RowWriter(tmp_path / "a.parquet", shard_rows=1) as writer:
-        for i in range(40):
-            writer.write(a_row(f"/{i}.png"))
-        assert len(list(fds.iterdir())) - before < 5
-        with pytest.raises(RowsError) as caught:
-            RowWriter(tmp_path / "a.parquet").__enter__()  # a second writer of one file
-        assert mentions(caught.value, "a.parquet: ", "another conversion")
-    assert writer.written is not None
-    assert writer.written.size_bytes == sum(file.stat().st_size for file in writer.written.files)
-
-
-@pytest.mark.parametrize(("size", "expected"), [(10, [100, 100, 50]), (1000, [64, 64, 64, 58])])
+@pytest.mark.parametrize(("size", "expected"), [(10, [100, 100, 50]), (1000, [52, 52, 52, 52, 42])])
 def test_row_groups_of_images_stay_small(
     size: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pyarrow cannot read back a group of 2 GB, and the reader's memory is a group."""
     monkeypatch.setattr(row_writer, "GROUP_BYTES", 64_000)
-    (file,) = write(tmp_path / "a.parquet", [a_row(data=b"x" * size) for _ in range(250)], embed=True)
+    file = write(tmp_path / "a.parquet", [a_row(data=b"x" * size) for _ in range(250)], embed=True)
     metadata = pq.read_metadata(file)
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == expected
     assert sum(1 for _ in read_rows(file)) == 250
@@ -104,21 +73,31 @@ def test_a_copy_that_cannot_be_written(tmp_path: Path) -> None:
     assert mentions(caught.value, tmp_path / "file" / "up")
 
 
-@pytest.mark.parametrize("shard_rows", [None, 5])
-def test_exception_leaves_nothing(shard_rows: int | None, tmp_path: Path) -> None:
-    def breaks() -> None:
-        with RowWriter(tmp_path / "a.parquet", shard_rows=shard_rows) as writer:
-            for _ in range(12):
-                writer.write(a_row())
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_exception_leaves_nothing(name: str, tmp_path: Path) -> None:
+    def breaks() -> Iterator[Row]:
+        yield from [a_row()] * 1200
+        assert list(tmp_path.iterdir()) != []
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        breaks()
+        write_rows(breaks(), tmp_path / name, layout=LAYOUTS["trl"])
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    def other_writer() -> Iterator[Row]:
+        yield a_row()
+        with pytest.raises(RowsError) as caught:
+            write(tmp_path / "a.parquet", [a_row("/b.png")])
+        assert mentions(caught.value, "a.parquet: ", "another conversion")
+
+    write_rows(other_writer(), tmp_path / "a.parquet")
+    assert [row["images"] for row in read_rows(tmp_path / "a.parquet")] == [["/images/a.png"]]
+
+
 def test_no_row_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
-    (file,) = write(tmp_path / "a.parquet", [a_row()])
+    file = write(tmp_path / "a.parquet", [a_row()])
     before = sha256(file)
     with pytest.raises(RowsError) as caught:
         write(file, [])
@@ -130,12 +109,13 @@ def test_no_row_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from painted import a_row
-from verl_visionr1.row_writer import RowWriter
-with RowWriter(sys.argv[1], embed=True, shard_rows=150) as writer:
+from verl_visionr1.row_writer import write_rows
+def rows():
     for number in range(10**9):
-        writer.write(a_row(data=b"x" * 100_000))
+        yield a_row(data=b"x" * 100_000)
         if number == 399:
             print("written", flush=True)
+write_rows(rows(), sys.argv[1], embed=True)
 """
 
 

@@ -39,7 +39,7 @@ def test_schema_is_frozen() -> None:
 
 def test_row_as_written(tmp_path: Path) -> None:
     row = a_row(image_id="7", file_name="a.png", source_ann='{"id":3}', split="val")
-    (file,) = write(tmp_path / "a.parquet", [row], provenance={"made_by": "a test"})
+    file = write(tmp_path / "a.parquet", [row], provenance={"made_by": "a test"})
     (found,) = read_rows(file)
     index = found["extra_info"].pop("index")
     assert found == {
@@ -219,7 +219,7 @@ def test_verl_reads_our_rows(embed: bool, tmp_path: Path, monkeypatch: pytest.Mo
         boxes = in_upright_frame([BOX], image, (280, 168))
         target = Target(task="grounding", size_wh=image.size_wh, boxes_xyxy=boxes, labels=["red box"])
         made.append(a_row(image=image, target=target))
-    dataset = verl_dataset([*write(tmp_path / "a.parquet", made, embed=embed)], tmp_path / "cache", monkeypatch)
+    dataset = verl_dataset([write(tmp_path / "a.parquet", made, embed=embed)], tmp_path / "cache", monkeypatch)
     assert len(dataset) == 2
     for i in range(2):
         row = dataset[i]
@@ -242,8 +242,8 @@ def test_verl_concatenates_files_of_both_tasks(tmp_path: Path, monkeypatch: pyte
         task="detection", size_wh=STORED_WH, categories=["a", "b"], ignore_xyxy=[BOX], boxes_xyxy=[], labels=[]
     )
     files = [
-        *write(tmp_path / "grounding.parquet", [a_row(path)] * 3, shard_rows=2, provenance={"task": "grounding"}),
-        *write(tmp_path / "detection.parquet", [a_row(path, target=detection)] * 2, provenance={"task": "detection"}),
+        write(tmp_path / "grounding.parquet", [a_row(path)] * 3, provenance={"task": "grounding"}),
+        write(tmp_path / "detection.parquet", [a_row(path, target=detection)] * 2, provenance={"task": "detection"}),
     ]
     dataset = verl_dataset(files, tmp_path / "cache", monkeypatch)
     assert [dataset[i]["ability"] for i in range(5)] == ["grounding"] * 3 + ["detection"] * 2

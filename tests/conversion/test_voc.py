@@ -124,7 +124,7 @@ def test_names_are_sorted_or_given(kit: Devkit) -> None:
     names.write_text("\ufeffzebra\nbear\nant\n\n", encoding="utf-8")
     (truth,), report = kit.convert(names=names)
     assert truth.categories == ("zebra", "bear", "ant")
-    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
+    facts = json.loads(pq.read_schema(report.written.file).metadata[b"visionr1"])
     assert facts["options"]["names"] == "names.txt"
     assert str(kit.root) not in json.dumps(facts)
 

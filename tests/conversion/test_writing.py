@@ -45,7 +45,7 @@ def test_threads_change_no_byte(embed: bool, tmp_path: Path) -> None:
     items, digests = items_in(tmp_path / "images"), set()
     for workers in (1, 2, 7):
         report = write(items, tmp_path / f"{workers}.parquet", embed=embed, workers=workers, on_error="skip")
-        digests.add(hashlib.sha256(report.written.files[0].read_bytes()).digest())
+        digests.add(hashlib.sha256(report.written.file.read_bytes()).digest())
         assert report.ledger.skipped == {"image unreadable": 2}
         assert report.ledger.notes["row of a skipped image"] == 4
         assert len(report.tokens.answers) == report.written.rows == 20

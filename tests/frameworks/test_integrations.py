@@ -340,7 +340,7 @@ def test_rows_of_the_converters_are_scored(framework: str, tmp_path: Path) -> No
 
     annotations, images = write_coco(pictures()[:3], tmp_path)
     options = coco.Options(task="all", split="val", to=framework)
-    files = coco.convert(annotations, images, tmp_path / "rows.parquet", options).written.files
+    files = [coco.convert(annotations, images, tmp_path / "rows.parquet", options).written.file]
     rows = [row for file in files for row in read_rows(file)]
     assert rows
     for row in rows:

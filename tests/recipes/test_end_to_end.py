@@ -60,7 +60,8 @@ def make_rows(folder: Path) -> tuple[list[Path], Path]:
     files = []
     for number, form in enumerate([*of_each_set.values(), *words]):
         arguments = form.write(pictures(), folder / str(number))
-        files += form.convert(*arguments, folder / f"{number:02}.parquet", replace(form.options, limit=1)).written.files
+        report = form.convert(*arguments, folder / f"{number:02}.parquet", replace(form.options, limit=1))
+        files.append(report.written.file)
     width, height = SIZE_WH
     scenes = ROOT / "data_preprocess" / "scenes.py"
     run(sys.executable, scenes, folder / "scenes", "--train", 0, "--val", 8, "--size", width, height)

@@ -175,7 +175,7 @@ class SceneFormat:
 
 def rows_in(report: Report) -> list[dict[str, Any]]:
     """All rows of a conversion."""
-    return [row for file in report.written.files for row in read_rows(file)]
+    return list(read_rows(report.written.file))
 
 
 def target(row: dict[str, Any]) -> Target:

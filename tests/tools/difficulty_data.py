@@ -17,7 +17,7 @@ from verl_visionr1.images import RowImage
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import read_rollouts
 from verl_visionr1.rollouts.training_rows import TrainingRows, read_training_rows
-from verl_visionr1.row_writer import RowWriter
+from verl_visionr1.row_writer import write_rows
 from verl_visionr1.rows import Row
 from verl_visionr1.tools.difficulty.filtering import COLUMNS, Measured, Report, filter_by_difficulty, measure
 from verl_visionr1.tools.difficulty.selection import Rules
@@ -51,9 +51,7 @@ def row_of(target: Target, question: str, source: str, image: str | bytes) -> Ro
 
 def write_data(path: Path, rows: Iterable[Row], **provenance: Any) -> Path:
     rows = list(rows)
-    with RowWriter(path, embed=rows[0].image.data is not None, provenance={"made_by": "a test", **provenance}) as to:
-        for row in rows:
-            to.write(row)
+    write_rows(rows, path, embed=rows[0].image.data is not None, provenance={"made_by": "a test", **provenance})
     return path
 
 

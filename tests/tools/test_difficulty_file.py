@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from difficulty_data import a_dump, box_row, count_row, filtered_by, some_rows, write_data
 
-from verl_visionr1 import rewriting
+from verl_visionr1 import row_writer
 from verl_visionr1.files import RowsError
 from verl_visionr1.rows import Row, read_rows
 from verl_visionr1.tools.doctor import check_parquet
@@ -120,7 +120,7 @@ def test_a_provenance_that_is_none_is_kept(text: bytes, tmp_path: Path) -> None:
 
 
 def test_row_groups_have_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewriting, "GROUP_BYTES", 1000)
+    monkeypatch.setattr(row_writer, "GROUP_BYTES", 1000)
     rows = some_rows(60, embed=True)  # 50 bytes an image, and about 280 of text
     file = write_data(tmp_path / "d.parquet", rows)
     filtered_by(a_dump(tmp_path / "1.jsonl", rows), [file], out := tmp_path / "out.parquet")
@@ -138,7 +138,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for i in range(0, 96, 8):
             writer.write_table(pq.read_table(write_data(first, rows[i : i + 8])))
     dump = a_dump(tmp_path / "1.jsonl", rows)
-    monkeypatch.setattr(rewriting, "GROUP_BYTES", 1 << 20)
+    monkeypatch.setattr(row_writer, "GROUP_BYTES", 1 << 20)
     usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
     pa.set_memory_pool(pool)
     try:
@@ -156,14 +156,14 @@ def test_the_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "out" / "out.parquet"
     out.parent.mkdir()
     out.write_bytes(b"an older file")
-    add = rewriting.RowGroups.add
+    add = row_writer.RowGroups.add
 
     def full(self: Any, batch: pa.RecordBatch) -> None:
         add(self, batch)
         if self.n_rows > 70:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rewriting.RowGroups, "add", full)
+    monkeypatch.setattr(row_writer.RowGroups, "add", full)
     with pytest.raises(RowsError, match=r"out\.parquet: the disk is full; nothing was left behind"):
         filtered_by(dump, [file], out)
     assert [path.name for path in out.parent.iterdir()] == ["out.parquet"]

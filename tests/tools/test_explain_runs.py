@@ -19,7 +19,8 @@ from verl_visionr1.images import prepare_image
 from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.run import Start, write_run
-from verl_visionr1.row_writer import Row, RowWriter
+from verl_visionr1.row_writer import write_rows
+from verl_visionr1.rows import Row
 from verl_visionr1.tools.explain.drawing import COLOURS, draw
 from verl_visionr1.tools.explain.explanation import explain
 
@@ -116,9 +117,8 @@ def pixel(path: Path) -> Any:
 def test_a_runs_answer_is_drawn_on_the_image_of_its_row(embed: bool, tmp_path: Path) -> None:
     image, data, out = tmp_path / "image.png", tmp_path / "val.parquet", tmp_path / "out.png"
     Image.new("RGB", (2000, 1200), (10, 20, 30)).save(image)
-    with RowWriter(data, embed=embed) as writer:
-        prepared = prepare_image(image, embed=embed, copies_dir=tmp_path / "copies")
-        writer.write(Row(data_source="d", question="?", image=prepared, target=TARGET, split="val"))
+    prepared = prepare_image(image, embed=embed, copies_dir=tmp_path / "copies")
+    write_rows([Row(data_source="d", question="?", image=prepared, target=TARGET, split="val")], data, embed=embed)
     for arguments in (("--step", 0), ("--step", 0, "--text", "[]")):
         done = run(a_run(tmp_path, val_files=[str(data)]), "--row", 1, "--draw", out, *arguments)
         assert "background" not in done.stderr

@@ -101,8 +101,8 @@ def print_report(report: Report, seconds: float, console: Console) -> None:
     lines += [f"  {line}" for line in ledger.listed[:10]]
     if report.skipped_list is not None:
         lines.append(f"all {len(ledger.listed)} skipped: {report.skipped_list}")
-    lines.append(f"{report.written.rows} rows, {report.written.size_bytes / 2**20:.1f} MiB, {seconds:.1f} s:")
-    lines += [f"  {file}" for file in report.written.files]
+    written = report.written
+    lines += [f"{written.rows} rows, {written.size_bytes / 2**20:.1f} MiB, {seconds:.1f} s:", f"  {written.file}"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

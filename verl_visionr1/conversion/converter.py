@@ -112,7 +112,7 @@ class Converter:
 
 
 def _is_foreign(out: Path) -> bool:
-    """Whether a file is a parquet without the metadata of `RowWriter`."""
+    """Whether a file is a parquet without the metadata of `write_rows`."""
     with suppress(RowsError):  # missing, or not a parquet
         return out.suffix == ".parquet" and METADATA_KEY not in (schema_of(out).metadata or {})
     return False

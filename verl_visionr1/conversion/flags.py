@@ -54,9 +54,6 @@ class Flags:
     hf_images: Annotated[
         bool, "Images as Hugging Face Image features, which verl reads from 0.5 on (decoded early)."
     ] = False
-    shard_rows: Annotated[
-        int | None, "Rows per file: writes <name>-00000-of-00003.parquet, ... instead of one file."
-    ] = None
     exclude_image_ids: Annotated[
         Path | None, "List of images to leave out (one per line, or JSON), made by `visionr1 convert exclusion`."
     ] = None

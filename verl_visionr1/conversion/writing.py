@@ -30,7 +30,7 @@ from verl_visionr1.conversion.tokens import FAMILIES, answer_tokens, image_token
 from verl_visionr1.files import RowError, RowsError, write_whole
 from verl_visionr1.images import RowImage, prepare_image
 from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES
-from verl_visionr1.row_writer import RowWriter, Written
+from verl_visionr1.row_writer import Written, write_rows
 from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target
 
@@ -90,7 +90,7 @@ def write_items(
         total: number of items, for the progress bar.
 
     Raises:
-        RowsError: as `RowWriter`; no row left; boxes in another convention. RowError: a bad row, with
+        RowsError: as `write_rows`; no row left; boxes in another convention. RowError: a bad row, with
             `--on-error fail`.
     """
     tasks, negatives, objects = Counter[str](), Counter[str](), Counter[int]()
@@ -106,19 +106,21 @@ def write_items(
         raise RowsError(f"{out}: no row is left to write ({ledger.losses()}); loosen the filters, or check the source")
     layout = VERL_FEATURES if flags.hf_images else LAYOUTS[flags.to]
     facts = {**_provenance(flags, made_by), **source}
-    with RowWriter(out, embed=flags.embed, layout=layout, provenance=facts, shard_rows=flags.shard_rows) as writer:
+
+    def counted() -> Iterator[Row]:
         for row in chain([first], rows):
-            writer.write(row)
             n_objects = row.target.count if row.target.count is not None else row.target.n_objects
             tasks[row.target.task] += 1
             negatives[row.target.task] += n_objects == 0 and row.target.task != "text"
             objects[n_objects] += 1
             tokens.add(row)
+            yield row
         boxes.require(ledger)
+
+    written = write_rows(counted(), out, embed=flags.embed, layout=layout, provenance=facts)
     if flags.excluded and not any("exclusion list" in reason for reason in +ledger.left_out):
         ledger.notes["--exclude-image-ids: no image of the data set is on the list; check how both name images"] += 1
-    assert writer.written is not None
-    return Report(writer.written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
+    return Report(written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
 
 
 def _provenance(flags: Flags, made_by: str) -> dict[str, object]:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import value_at
-from verl_visionr1.rewriting import has_embedded
 from verl_visionr1.rollouts.columns import prompt_turns
 from verl_visionr1.rollouts.judged import Numbering
 from verl_visionr1.rollouts.records import Counts, OnError, image_name
+from verl_visionr1.row_writer import has_embedded
 from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, schema_of, target_of
 from verl_visionr1.targets import Target, TargetError
 

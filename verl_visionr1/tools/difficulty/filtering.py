@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewards.completion import BOX_TASKS
-from verl_visionr1.rewriting import RowGroups, extended_metadata, small_batches
 from verl_visionr1.rollouts.finding import Finder
 from verl_visionr1.rollouts.judged import SAME, TableBuilder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Columns, Counts, Rollout, no_row
 from verl_visionr1.rollouts.training_rows import NOTHING, Numbers, TrainingRows
+from verl_visionr1.row_writer import RowGroups, extended_metadata, has_embedded, small_batches
 from verl_visionr1.tools.difficulty.selection import Rules, select
 
 COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
@@ -282,7 +282,7 @@ def _write(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[str, Any
     """Write rows (numbers in order) of the data. The same input gives the same bytes."""
     schema = data.schema.with_metadata(extended_metadata(data.files, "difficulty", facts))
     first = 0
-    with atomic_write(out) as file, RowGroups(file, schema) as groups:
+    with atomic_write(out) as file, RowGroups(file, schema, embed=has_embedded(schema)) as groups:
         for path in data.files:
             for batch in small_batches(path):
                 start, stop = np.searchsorted(rows, (first, first + len(batch)))

@@ -21,7 +21,7 @@ import pyarrow as pa
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.values import is_numbers
 from verl_visionr1.files import RowsError, atomic_write
-from verl_visionr1.rewriting import RowGroups, extended_metadata
+from verl_visionr1.row_writer import RowGroups, extended_metadata, has_embedded
 from verl_visionr1.rows import read_rows, schema_of
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, OURS
 
@@ -70,8 +70,9 @@ def fix_file(files: Sequence[Path], out: Path, boxes_are: Convention | None = No
     if missing:
         raise RowsError(f"{path}: no column {missing[0]!r}: not in verl's layout; convert it")
     changes = Changes()
-    metadata = extended_metadata(files, FACTS_KEY, {"by": "visionr1 doctor --fix", "file": path.name})
-    with atomic_write(out) as file, RowGroups(file, schema.with_metadata(metadata)) as groups:
+    facts = {"by": "visionr1 doctor --fix", "file": path.name}
+    schema = schema.with_metadata(extended_metadata(files, FACTS_KEY, facts))
+    with atomic_write(out) as file, RowGroups(file, schema, embed=has_embedded(schema)) as groups:
         rows = _fixed_rows(path, changes, boxes_are)
         while batch := list(islice(rows, _BATCH_ROWS)):
             groups.add(pa.RecordBatch.from_pylist(batch, schema=schema))

@@ -46,13 +46,13 @@ def _problems(path: Path, images: bool) -> Iterator[Problem]:
 
 
 def file_problems(path: Path) -> list[Problem]:
-    """Return the problems of the columns and shards of a file in verl's layout.
+    """Return the problems of the columns of a file in verl's layout.
 
     Raises:
         RowsError: the file cannot be read.
     """
     with open_parquet(path) as parquet:
-        found = [*_schema_problems(path, parquet.schema_arrow), *_shard_problems(path)]
+        found = [*_schema_problems(path, parquet.schema_arrow)]
         if not parquet.metadata.num_rows:
             found.append(Problem(str(path), None, f"has no row; {CONVERT_AGAIN}", "no row"))
     return found
@@ -85,19 +85,6 @@ def _asks_for_images(path: Path) -> bool:
     if "prompt" not in schema_of(path).names:
         return False
     return "<image>" in str(next(read_rows(path, columns=["prompt"], batch_rows=1), ""))
-
-
-def _shard_problems(path: Path) -> Iterator[Problem]:
-    stem, _, total = path.stem.rpartition("-of-")
-    name, _, number = stem.rpartition("-")
-    if not (name and number.isdigit() and total.isdigit()):
-        return
-    shards = [path.with_name(f"{name}-{i:05d}-of-{total}.parquet") for i in range(int(total))]
-    missing = [shard.name for shard in shards if not shard.exists()]
-    if missing:
-        counted = f"{len(missing)} of its {len(shards)} shards are missing, first {missing[0]}"
-        reason = f"{counted}; {CONVERT_AGAIN}, or copy them too"
-        yield Problem(str(path), None, reason, "shards missing")
 
 
 # ---------------------------------------------------------------------------------------------- one row
