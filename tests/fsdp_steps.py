@@ -6,6 +6,7 @@ leaves the gathered weights in FOLDER/whole_<WORKERS>.pt.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def main(folder: Path, rank: int, n_workers: int, is_resumed: bool) -> None:
     whole = {name: value.full_tensor() for name, value in model.state_dict().items()}
     if rank == 0:
         torch.save(whole, folder / f"whole_{n_workers}.pt")
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume")
+    os._exit(0)  # a thread of torch's that is still there would abort the interpreter's own exit
